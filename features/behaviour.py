@@ -1,0 +1,194 @@
+"""Behavioural features of every customer at every cutoff, and the vocabulary they need.
+
+One code path for training, batch and online: a bucket of customers and cutoffs in, rows out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from features import windows
+from features.catalogue import OTHER, Catalogue, Vocabulary
+from features.errors import InputError
+from features.spine import Cutoffs
+from features.store import Bucket
+
+__all__ = ["Counts", "Rows", "build", "learn"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+LEVELS: Final = 16  # a vocabulary keeps the most frequent; the rest is "other"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often each level occurs in one bucket before a moment."""
+
+    levels: dict[str, Counter[str]]
+    numeric: dict[str, bool]
+
+    @classmethod
+    def of(cls, bucket: Bucket, before: int, static: Sequence[str]) -> Counts:
+        """Orders by level in `bucket` before the instant `before`."""
+        seen = (bucket.ts < before) & (bucket.columns[:, 1] > 0)
+        levels = {}
+        for name, codes in (("channel", bucket.channel), ("category", bucket.category)):
+            here = codes[seen & (codes >= 0)]
+            names = bucket.levels[name]
+            count = np.bincount(here, minlength=len(names))
+            levels[name] = Counter({names[i]: int(n) for i, n in enumerate(count) if n})
+        numeric: dict[str, bool] = {}
+        if bucket.attributes is not None:
+            known = np.zeros(len(bucket), bool)
+            known[np.repeat(np.arange(len(bucket)), np.diff(bucket.starts))[seen]] = True
+            for name in (n for n in static if n in bucket.attributes):
+                values = bucket.attributes[name][known].dropna().astype(str)
+                values = values[values != ""]
+                numeric[name] = bool(pd.to_numeric(values, errors="coerce").notna().all())
+                levels[name] = Counter(values.tolist())
+        return cls(levels, numeric)
+
+
+def learn(counts: Iterable[Counts]) -> Vocabulary:
+    """The `LEVELS` most frequent levels of each column over all buckets, ties by name."""
+    merged: dict[str, Counter[str]] = {}
+    numeric: dict[str, bool] = {}
+    for part in counts:
+        for name, counter in part.levels.items():
+            merged.setdefault(name, Counter()).update(counter)
+        for name, flag in part.numeric.items():
+            numeric[name] = numeric.get(name, True) and flag
+    top = {name: _top(counter) for name, counter in merged.items()}
+    return Vocabulary(
+        top.pop("channel", ()),
+        top.pop("category", ()),
+        tuple((n, None if numeric[n] else top.get(n, ())) for n in sorted(numeric)),
+    )
+
+
+def _top(counter: Counter[str]) -> tuple[str, ...]:
+    ranked = sorted(counter.items(), key=lambda pair: (-pair[1], pair[0]))
+    # A level that is itself called "other" belongs to the slot of that name.
+    return tuple(name for name, _ in ranked if name != OTHER)[:LEVELS]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Features of (customer, cutoff) rows of one bucket.
+
+    ``who`` (rows,) indexes the bucket's customers, ``cut`` (rows,) the cutoffs; ``values`` is
+    (rows, features) float64 with NaN where a quotient has no divisor.
+    """
+
+    ids: npt.NDArray[np.object_]
+    who: Ints
+    cut: Ints
+    values: Floats
+    catalogue: Catalogue
+    attributes: pd.DataFrame | None = None  # of the bucket's customers, in the order of `ids`
+
+    def __len__(self) -> int:
+        return len(self.who)
+
+    def take(self, which: npt.NDArray[np.bool_]) -> Rows:
+        """The rows where `which` is true."""
+        return replace(self, who=self.who[which], cut=self.cut[which], values=self.values[which])
+
+    @classmethod
+    def join(cls, parts: Sequence[Rows]) -> Rows:
+        """Rows of several buckets with the same catalogue, one below the other."""
+        offsets = np.cumsum([0, *(len(part.ids) for part in parts)])
+        known = [part.attributes for part in parts if part.attributes is not None]
+        return cls(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.who + offsets[i] for i, part in enumerate(parts)]),
+            np.concatenate([part.cut for part in parts]),
+            np.concatenate([part.values for part in parts]),
+            parts[0].catalogue,
+            pd.concat(known) if known else None,
+        )
+
+    def column(self, name: str) -> Floats:
+        """One feature, (rows,), contiguous."""
+        return np.ascontiguousarray(self.values[:, self.catalogue.names.index(name)])
+
+    def attribute(self, name: str) -> list[str]:
+        """An attribute of the customers table as text, one per customer; "" where not known."""
+        if self.attributes is None or name not in self.attributes:
+            raise InputError(
+                f"The customers table must have the column '{name}' that the settings ask for. "
+                "Add it, or change the setting."
+            )
+        values = self.attributes[name]
+        return ["" if missing else str(v) for v, missing in zip(values, values.isna(), strict=True)]
+
+
+def build(bucket: Bucket, cutoffs: Cutoffs, catalogue: Catalogue) -> Rows:
+    """Features of every customer with an order before a cutoff, at that cutoff.
+
+    Rows come in the order customer, cutoff. Nothing at or after a cutoff is seen.
+    """
+    n, k = len(bucket), len(cutoffs)
+    spine = (
+        np.arange(n + 1, dtype=np.int64) * k,
+        np.tile(cutoffs.times, n), np.tile(cutoffs.days, n), np.tile(cutoffs.months, n),
+    )  # fmt: skip
+    values, who, cut = windows.features_of(
+        bucket.starts, bucket.ts, bucket.day, bucket.order, bucket.columns,
+        _slots(bucket, catalogue.vocabulary), catalogue.sizes, spine, bucket.unit,
+        catalogue.program,
+    )  # fmt: skip
+    if catalogue.vocabulary.attributes:
+        hidden = bucket.acquired[who] >= cutoffs.times[cut]
+        values = np.hstack([values, _profile(bucket, catalogue.vocabulary, who, hidden)])
+    return Rows(bucket.ids, who, cut, values, catalogue, bucket.attributes)
+
+
+def _slots(bucket: Bucket, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+    out = np.empty((len(bucket.ts), len(windows.GROUPS)), np.int32)
+    # Day 0, 1970-01-01, was a Thursday; Monday is slot 0.
+    out[:, 0] = (bucket.day + 3) % 7
+    out[:, 1] = bucket.hour // 6
+    month = bucket.day.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+    out[:, 2] = month % 12 // 3
+    out[:, 3] = _placed(bucket.channel, bucket.levels["channel"], vocabulary.channel)
+    out[:, 4] = _placed(bucket.category, bucket.levels["category"], vocabulary.category)
+    return out
+
+
+def _placed(codes: Ints, names: list[str], levels: tuple[str, ...]) -> Ints:
+    if not levels or not names:
+        return np.full(len(codes), -1, np.int64)
+    place = {level: i for i, level in enumerate(levels)}
+    table = np.array([*(place.get(name, len(levels)) for name in names), -1], np.int64)
+    return table[codes]  # code -1 takes the last entry
+
+
+def _profile(
+    bucket: Bucket, vocabulary: Vocabulary, who: Ints, hidden: npt.NDArray[np.bool_]
+) -> Floats:
+    """Attributes of customers, (rows, attribute features); unknown is NaN, all 0 for text.
+
+    Rows whose customer was acquired at or after the cutoff know nothing yet: `hidden`.
+    """
+    columns: list[Floats] = []
+    for name, levels in vocabulary.attributes:
+        given = bucket.attributes is not None and name in bucket.attributes
+        values = bucket.attributes[name] if given else pd.Series([None] * len(bucket))  # type: ignore[index]
+        if levels is None:
+            numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
+            columns.append(np.where(hidden | ~np.isfinite(numbers[who]), np.nan, numbers[who]))
+            continue
+        known = values.notna().to_numpy() & (values.astype(str) != "").to_numpy()
+        text = values.astype(str).to_numpy()
+        hits = [known & (text == level) for level in levels]
+        rest = known & ~np.logical_or.reduce(hits) if hits else known
+        columns += [np.where(hidden, 0.0, hit[who]) for hit in (*hits, rest)]
+    return np.column_stack(columns)

@@ -1,0 +1,416 @@
+"""The two passes over the order lines: one scan of the input, then bucket by bucket."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features import foreign
+from features.formats import Sheet, Table
+from features.layouts import Reading, read_orders
+from features.rules import BITS, CODES, Pass, minor_digits, normalised
+from features.settings import Settings
+
+__all__ = ["GIVEN", "Bucketed", "Limits", "Work", "examples", "first_pass", "second_pass"]
+
+SMALL = 200_000  # rows; fewer go to one bucket
+BUCKETS = 64
+EXAMPLES = 3
+LIMIT = 1 << 62
+DAY = 86_400_000_000  # microseconds
+LINE = (
+    "customer_id", "ts", "day", "hour", "amount", "order_id", "product_id", "category", "channel",
+    "quantity", "discount", "cost",
+)  # fmt: skip
+KEY = (
+    "customer_id", "ts", "order_id", "product_id", "category", "channel", "amount", "quantity",
+    "discount", "cost",
+)  # fmt: skip
+KEPT = (
+    *LINE, "aware", "file", "line", "extract", "record", "notes",
+)  # fmt: skip
+LOCAL = threading.local()
+GIVEN = ("order_id", "product_id", "category", "channel", "quantity", "discount", "cost")
+
+
+@dataclass
+class Work:
+    """What the first pass leaves for the second."""
+
+    raw: Path  # one Arrow file for each bucket and run
+    refused: Path  # one Parquet file for each run
+    buckets: int = 1
+    recognised: str | None = None
+
+    def files(self, bucket: int | None = None) -> list[Path]:
+        """The files of one bucket, or of all."""
+        which = "*" if bucket is None else f"{bucket:03d}"
+        return sorted(self.raw.glob(f"bucket-{which}-run-*.arrow"))
+
+
+@dataclass
+class Bucketed:
+    """What the second pass found in one bucket, or in all of them together."""
+
+    rows: int = 0
+    customers: int = 0
+    first: int | None = None
+    last: int | None = None
+    positive: int = 0
+    given: Counter[str] = field(default_factory=Counter)
+    digest: tuple[int, int] = (0, 0)
+    counts: Counter[str] = field(default_factory=Counter)
+    money: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict)
+
+    def add(self, other: Bucketed) -> None:
+        """Take in another bucket."""
+        self.rows += other.rows
+        self.customers += other.customers
+        times = [t for t in (self.first, other.first) if t is not None]
+        self.first = min(times, default=None)
+        times = [t for t in (self.last, other.last) if t is not None]
+        self.last = max(times, default=None)
+        self.positive += other.positive
+        self.given += other.given
+        low, high = (a + b for a, b in zip(self.digest, other.digest, strict=True))
+        self.digest = (low, high)
+        self.counts += other.counts
+        self.money += other.money
+        for name, places in other.places.items():
+            self.places[name] = sorted([*self.places.get(name, []), *places])[:EXAMPLES]
+
+
+@dataclass
+class _Run:
+    """Sheets in a row that have equal columns, as one stream."""
+
+    sheet: Sheet
+    batches: Iterator[pa.RecordBatch]
+
+
+def _runs(sheets: Iterator[Sheet]) -> Iterator[_Run]:
+    ahead = next(sheets, None)
+    while ahead is not None:
+        head = ahead
+        after: list[Sheet | None] = []
+
+        def batches(head: Sheet = head, after: list[Sheet | None] = after) -> Iterator[Any]:
+            sheet: Sheet | None = head
+            while sheet and (sheet.columns, sheet.floats) == (head.columns, head.floats):
+                for batch in sheet.batches:
+                    yield batch.append_column("file", _constant(sheet.index, batch.num_rows))
+                sheet = next(sheets, None)
+            after.append(sheet)
+
+        yield _Run(head, batches())
+        ahead = after[0]
+
+
+def _constant(value: int, rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar(value, pa.int32()), rows)
+
+
+def first_pass(
+    con: duckdb.DuckDBPyConnection,
+    table: Table,
+    settings: Settings,
+    about: Callable[[int, Reading], Pass],
+    work: Work,
+) -> None:
+    """Scan the input once; normalised lines go to their buckets, refused ones apart."""
+    held: list[tuple[_Run, Iterator[pa.RecordBatch]]] = []
+    rows, decided = 0, False
+    number = 0
+    for run in _runs(table.sheets()):
+        batches = run.batches
+        if not decided:
+            taken = []
+            for batch in batches:
+                taken.append(batch)
+                rows += batch.num_rows
+                if rows > SMALL:
+                    work.buckets, decided = BUCKETS, True
+                    break
+            batches = chain(taken, batches)
+        held.append((run, batches))
+        if decided:
+            for one, stream in held:
+                _scan(con, table, one, stream, settings, about, work, number)
+                number += 1
+            held = []
+    for one, stream in held:
+        _scan(con, table, one, stream, settings, about, work, number)
+        number += 1
+
+
+def _scan(
+    con: duckdb.DuckDBPyConnection,
+    table: Table,
+    run: _Run,
+    batches: Iterator[pa.RecordBatch],
+    settings: Settings,
+    about: Callable[[int, Reading], Pass],
+    work: Work,
+    number: int,
+) -> None:
+    sheet = run.sheet
+    mapping = settings.columns.get("orders", {})
+    reading = read_orders(sheet.columns, mapping, table.files[sheet.index], sheet.floats)
+    work.recognised = work.recognised or reading.recognised
+    fault: list[BaseException] = []
+    schema = pa.schema(
+        [(f"c{i}", pa.string()) for i in range(len(sheet.columns))]
+        + [("line", pa.int64()), ("bad", pa.string()), ("file", pa.int32())]
+    )
+    reader = pa.RecordBatchReader.from_batches(schema, _watched(batches, fault))
+    con.register("stream", reader)
+    query = normalised(reading, len(sheet.columns), about(work.buckets, reading))
+    sink = Sink(work, number)
+    try:
+        for batch in foreign.batches(con, query, []):
+            sink.add(batch)
+    except (duckdb.Error, pa.ArrowException, OSError):
+        if fault:
+            raise fault[0] from None
+        raise
+    finally:
+        sink.close()
+        con.unregister("stream")
+
+
+class Sink:
+    """Normalised lines on their way into one file for each bucket, refused ones into their own.
+
+    DuckDB's own partitioned writing collects all rows first, and takes twice the time.
+    """
+
+    def __init__(self, work: Work, number: int) -> None:
+        self._work, self._number = work, number
+        self._writers: dict[int, Any] = {}
+        self._refused: pq.ParquetWriter | None = None
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Divide one batch."""
+        codes = batch.column("bucket").to_numpy()
+        order = np.argsort(codes, kind="stable")
+        bounds = np.searchsorted(codes[order], np.arange(self._work.buckets + 1))
+        kept = batch.select(KEPT).take(pa.array(order[: bounds[-1]]))
+        for bucket in range(self._work.buckets):
+            first, last = int(bounds[bucket]), int(bounds[bucket + 1])
+            if last > first:
+                self._writer(bucket, kept.schema).write_batch(kept.slice(first, last - first))
+        if bounds[-1] < len(order):
+            refused = batch.take(pa.array(order[bounds[-1] :]))
+            if self._refused is None:
+                path = self._work.refused / f"read-{self._number:04d}.parquet"
+                self._refused = pq.ParquetWriter(path, refused.schema)
+            self._refused.write_batch(refused)
+
+    def _writer(self, bucket: int, schema: pa.Schema) -> Any:
+        if bucket not in self._writers:
+            path = self._work.raw / f"bucket-{bucket:03d}-run-{self._number:04d}.arrow"
+            options = pa.ipc.IpcWriteOptions(compression="lz4")
+            self._writers[bucket] = pa.ipc.new_file(str(path), schema, options=options)
+        return self._writers[bucket]
+
+    def close(self) -> None:
+        """End all files."""
+        for writer in self._writers.values():
+            writer.close()
+        if self._refused is not None:
+            self._refused.close()
+
+
+def _watched(
+    batches: Iterator[pa.RecordBatch], fault: list[BaseException]
+) -> Iterator[pa.RecordBatch]:
+    """DuckDB wraps an error of its source in its own: keep the first."""
+    try:
+        yield from batches
+    except Exception as error:
+        fault.append(error)
+        raise
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the second pass must know of the whole."""
+
+    lonely: int = LIMIT  # microseconds UTC from which lines stand alone in the future
+    extracts: int = 1  # files and sheets
+    giant: int = LIMIT  # minor units
+
+
+def second_pass(
+    files: list[Path], number: int, out: Path, scratch: Path, settings: Settings, limits: Limits
+) -> Bucketed:
+    """Copies, overlaps and sums of one bucket; then its lines, sorted, and those refused."""
+    con = _own(scratch)
+    try:
+        unit = 10 ** minor_digits(settings.business.currency)
+        con.register("lines", pa.concat_tables(pa.ipc.open_file(str(f)).read_all() for f in files))
+        con.execute(
+            "CREATE TABLE r AS SELECT *, (CASE WHEN ts >= ? THEN ? ELSE 0 END)::UTINYINT AS "
+            "verdict FROM lines",
+            [limits.lonely, CODES["lonely_future"]],
+        )
+        con.unregister("lines")
+        found = Bucketed()
+        _mark_large(con, unit)
+        if limits.extracts > 1:
+            _mark_overlaps(con, found)
+        _mark_copies(con, found, settings.orders.duplicates)
+        _note_reversed(con, found, limits.giant)
+        _collect(con, found)
+        _write(con, out, number)
+        return found
+    finally:
+        con.execute("DROP TABLE IF EXISTS r")
+        con.execute("DROP TABLE IF EXISTS extra")
+
+
+def _own(scratch: Path) -> duckdb.DuckDBPyConnection:
+    """One connection for each thread and run: making them costs more than a small bucket."""
+    if getattr(LOCAL, "scratch", None) != scratch:
+        LOCAL.scratch = scratch
+        LOCAL.con = foreign.connect("400MB", 1, scratch)
+        LOCAL.con.execute("SET preserve_insertion_order = true")
+    con: duckdb.DuckDBPyConnection = LOCAL.con
+    return con
+
+
+def _mark_large(con: duckdb.DuckDBPyConnection, unit: int) -> None:
+    whole = f"(abs(amount) // {unit} + 1)::HUGEINT"
+    con.execute(
+        "UPDATE r SET verdict = ? WHERE verdict = 0 AND customer_id IN (SELECT customer_id FROM r "
+        f"GROUP BY customer_id HAVING sum(abs(amount)) >= {LIMIT} OR sum(CASE WHEN {whole} < "
+        f"{1 << 32} THEN {whole} * {whole} ELSE {LIMIT} END) >= {LIMIT} OR "
+        f"sum(abs(coalesce(quantity, 0))) >= {LIMIT} OR sum(abs(coalesce(cost, 0))) >= {LIMIT} OR "
+        f"sum(coalesce(discount, 0)) >= {LIMIT})",
+        [CODES["amount_too_large"]],
+    )
+
+
+def _mark_overlaps(con: duckdb.DuckDBPyConnection, found: Bucketed) -> None:
+    """An order whose lines stand, all of them and no others, in an earlier file is dropped."""
+    con.execute(
+        "CREATE TABLE copies AS SELECT *, row_number() OVER (PARTITION BY customer_id, okey, n, "
+        "digest ORDER BY file, extract) AS copy FROM (SELECT customer_id, "
+        "coalesce('o' || order_id, 'd' || day) AS okey, file, extract, count(*) AS n, "
+        "sum(hash(ts, amount, product_id, category, channel, quantity, discount, cost)) AS digest "
+        "FROM r WHERE verdict = 0 GROUP BY ALL)"
+    )
+    con.execute(
+        "UPDATE r SET verdict = ? FROM copies WHERE copy > 1 AND verdict = 0 AND r.customer_id = "
+        "copies.customer_id AND coalesce('o' || order_id, 'd' || day) = okey AND r.file = "
+        "copies.file AND r.extract = copies.extract",
+        [CODES["overlapping_extract"]],
+    )
+    _note(
+        con, found, "conflicting_extract",
+        "FROM r WHERE verdict = 0 AND order_id IS NOT NULL AND (customer_id, 'o' || order_id) IN "
+        "(SELECT (customer_id, okey) FROM copies WHERE copy = 1 GROUP BY customer_id, okey HAVING "
+        "count(*) > 1)",
+    )  # fmt: skip
+    con.execute("DROP TABLE copies")
+
+
+def _mark_copies(con: duckdb.DuckDBPyConnection, found: Bucketed, policy: str) -> None:
+    same = "file, extract, record, customer_id, ts, amount"
+    con.execute(
+        "CREATE TABLE extra AS SELECT rowid AS place FROM (SELECT rowid, row_number() OVER "
+        f"(PARTITION BY {same} ORDER BY line) AS k FROM r WHERE verdict = 0 AND record IN (SELECT "
+        "record FROM r WHERE verdict = 0 GROUP BY record HAVING count(*) > 1)) WHERE k > 1"
+    )
+    if policy == "drop":
+        con.execute(
+            "UPDATE r SET verdict = ? WHERE rowid IN (FROM extra)", [CODES["duplicate_line"]]
+        )
+    else:
+        _note(con, found, "duplicate_line", "FROM r WHERE rowid IN (FROM extra)")
+
+
+def _note_reversed(con: duckdb.DuckDBPyConnection, found: Bucketed, giant: int) -> None:
+    _note(
+        con, found, "reversed_order",
+        f"FROM (FROM r WHERE verdict = 0 AND amount >= {giant}) AS a WHERE EXISTS (FROM r AS b "
+        f"WHERE b.verdict = 0 AND b.amount <= -{giant} AND b.customer_id = a.customer_id AND "
+        "b.amount = -a.amount AND b.product_id IS NOT DISTINCT FROM a.product_id AND b.ts BETWEEN "
+        f"a.ts AND a.ts + {DAY})",
+    )  # fmt: skip
+
+
+def _note(con: duckdb.DuckDBPyConnection, found: Bucketed, name: str, rows: str) -> None:
+    query = f"SELECT count(*), coalesce(sum(greatest(amount, 0)), 0) {rows}"
+    count, money = con.execute(query).fetchone() or (0, 0)
+    if count:
+        found.counts[name] += count
+        found.money[name] += int(money)
+        found.places[name] = examples(con, rows)
+
+
+def examples(con: duckdb.DuckDBPyConnection, rows: str) -> list[tuple[int, int, str]]:
+    """File, line and value of the first lines that a rule met; `rows` is SQL from FROM on."""
+    shown = "coalesce(order_id, amount::VARCHAR)"
+    query = f"SELECT file, line, {shown} {rows} ORDER BY file, line LIMIT {EXAMPLES}"
+    return [(int(f), int(n), str(v)) for f, n, v in con.execute(query).fetchall()]
+
+
+def _collect(con: duckdb.DuckDBPyConnection, found: Bucketed) -> None:
+    given = ", ".join(f"count({column})" for column in GIVEN)
+    kept = "FROM r WHERE verdict = 0"
+    row = con.execute(
+        "SELECT count(*), count(DISTINCT customer_id), min(ts), max(ts), "
+        f"count(*) FILTER (amount > 0), {given} {kept}"
+    ).fetchone()
+    if row is None:
+        return
+    found.rows, found.customers, found.first, found.last, found.positive = row[:5]
+    found.given.update(dict(zip(GIVEN, row[5:], strict=True)))
+    # Bit operations: division of 128-bit integers is 30 times slower.
+    # A sum of row digests depends on no order and on no division into buckets.
+    text = ", ".join(f"coalesce({column}::VARCHAR, chr(30))" for column in KEY)
+    low = "(m & 18446744073709551615::UHUGEINT)::UBIGINT"
+    high = "(m >> 64)::UBIGINT"
+    sums = con.execute(
+        f"SELECT coalesce(sum({low}), 0), coalesce(sum({high}), 0) FROM "
+        f"(SELECT md5_number(concat_ws(chr(31), {text})) AS m {kept})"
+    ).fetchone()
+    found.digest = (int(sums[0]), int(sums[1])) if sums else (0, 0)
+    marked = con.execute(f"SELECT DISTINCT notes {kept} AND notes > 0").fetchall()
+    for name, bit in BITS.items():
+        if any(notes & bit for (notes,) in marked):
+            _note(con, found, name, f"{kept} AND (notes & {bit}) > 0")
+    names = {code: name for name, code in CODES.items()}
+    for code, count, money in con.execute(
+        "SELECT verdict, count(*), sum(greatest(amount, 0)) FROM r WHERE verdict > 0 GROUP BY 1"
+    ).fetchall():
+        name = names[code]
+        found.counts[name] += count
+        found.money[name] += int(money)
+        found.places[name] = examples(con, f"FROM r WHERE verdict = {code}")
+
+
+def _write(con: duckdb.DuckDBPyConnection, out: Path, number: int) -> None:
+    order = ", ".join(f"{column} NULLS FIRST" for column in KEY)
+    name = f"bucket-{number:03d}.parquet"
+    con.execute(
+        f"COPY (SELECT {', '.join(LINE)} FROM r WHERE verdict = 0 ORDER BY {order}) "
+        f"TO {foreign.literal(out / 'orders' / name)} (FORMAT parquet, ROW_GROUP_SIZE 122880)"
+    )
+    con.execute(
+        "COPY (SELECT verdict AS rule, * EXCLUDE (verdict), NULL::VARCHAR[] AS raw, NULL::VARCHAR "
+        "AS bad FROM r WHERE verdict > 0) "
+        f"TO {foreign.literal(out / 'refused' / name)} (FORMAT parquet)"
+    )

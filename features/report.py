@@ -1,0 +1,155 @@
+"""What became of the input: the counts of every rule, and the file of refused lines."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from features import foreign
+from features.layouts import ORDERS
+from features.rules import CODES, RULES, RuleCount, minor_digits
+
+__all__ = ["Ingested", "quarantine"]
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """Normalised order lines on disk, and what the rules met on the way.
+
+    ``rows_in = rows_kept + rows_refused``; dropped lines are among the refused. Times are
+    microseconds UTC; ``coverage_end`` is exclusive, the local midnight after the last day covered.
+    ``columns_present`` are the optional columns with any value. ``fingerprint`` depends on the kept
+    content only, not on row order, file format or number of buckets.
+    """
+
+    folder: Path
+    buckets: int
+    rows_in: int
+    rows_kept: int
+    rows_refused: int
+    customers: int
+    first_ts: int
+    last_ts: int
+    coverage_end: int
+    columns_present: tuple[str, ...]
+    recognised: str | None
+    fingerprint: str
+    rules: tuple[RuleCount, ...]
+    files: tuple[str, ...]
+    currency: str
+    time_zone: str
+
+    @property
+    def alarms(self) -> tuple[RuleCount, ...]:
+        """Rules that block training until the data are mended."""
+        return tuple(rule for rule in self.rules if rule.action == "alarm")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; times in microseconds UTC."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+    def format(self) -> str:
+        """The report for a person at the terminal, with examples from the data."""
+        lines = [f"Read {', '.join(self.files[:5])}" + (" and more" if self.files[5:] else "")]
+        if self.recognised:
+            lines.append(f"Recognised: {self.recognised}")
+        lines.append(
+            f"Rows in {self.rows_in:,} = kept {self.rows_kept:,} + refused {self.rows_refused:,}; "
+            f"customers {self.customers:,}"
+        )
+        zone = ZoneInfo(self.time_zone)
+        first, last, end = (
+            datetime.fromtimestamp(ts / 1e6, UTC).astimezone(zone)
+            for ts in (self.first_ts, self.last_ts, self.coverage_end)
+        )
+        lines.append(
+            f"Orders from {first:%Y-%m-%d} to {last:%Y-%m-%d}, covered up to {end:%Y-%m-%d %H:%M} "
+            f"({self.time_zone}, not included); amounts in {self.currency}"
+        )
+        for rule in self.rules:
+            money = f", {rule.money_share:.1%} of the money" if rule.money_share >= 0.0005 else ""
+            lines.append(
+                f"  {rule.name}: {rule.rows:,} rows ({rule.share:.2%}{money}) {rule.action}: "
+                f"{rule.meaning}"
+            )
+            for file, line, column, value in rule.examples:
+                lines.append(f"      {file} line {line}, {column}: {value}")
+        lines.append(f"Fingerprint {self.fingerprint[:16]}")
+        return "\n".join(lines)
+
+
+def quarantine(ingested: Ingested, path: Path) -> int:
+    """Write the refused and dropped lines of orders to a CSV file; gives their number.
+
+    Every field is quoted, and a text that a spreadsheet would run as a formula gets a leading
+    apostrophe. The file appears whole or not at all.
+    """
+    parts = sorted((ingested.folder / "refused").glob("*.parquet"))
+    names = {code: name for name, code in CODES.items()}
+    meanings = {rule.name: rule.meaning for rule in RULES}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    rows = 0
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
+            writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
+            writer.writerow(["rule", "reason", "file", "line", *ORDERS])
+            for record in _refused(parts):
+                rule = names[record["rule"]]
+                reason = record["bad"] or meanings[rule]
+                where = [ingested.files[record["file"]], str(record["line"])]
+                values = _as_came(record, 10 ** minor_digits(ingested.currency))
+                writer.writerow([_harmless(v) for v in (rule, reason, *where, *values)])
+                rows += 1
+            out.flush()
+            os.fsync(out.fileno())
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return rows
+
+
+def _refused(parts: list[Path]) -> Iterator[dict[str, Any]]:
+    """Refused lines in the order of file and line, as a stream."""
+    if not parts:
+        return
+    con = foreign.connect("400MB", 1)
+    con.execute("SET preserve_insertion_order = true")
+    listed = ", ".join(map(foreign.literal, parts))
+    query = (
+        f"SELECT * FROM read_parquet([{listed}], union_by_name = true) ORDER BY file, line, rule"
+    )
+    for batch in foreign.batches(con, query, []):
+        yield from batch.to_pylist()
+    con.close()
+
+
+def _as_came(record: dict[str, Any], unit: int) -> list[str]:
+    """The contract's columns as text: raw where the row rules refused, else as understood."""
+    if record["raw"] is not None:
+        return ["" if value is None else value for value in record["raw"]]
+    moment = datetime.fromtimestamp(record["ts"] / 1e6, UTC).isoformat(sep=" ")
+    amounts = {"amount": unit, "discount": unit, "cost": unit, "quantity": 1000}
+    values = {**record, "order_ts": moment}
+    for column, divisor in amounts.items():
+        if record[column] is not None:
+            whole, rest = divmod(abs(record[column]), divisor)
+            sign = "-" if record[column] < 0 else ""
+            decimals = f".{rest:0{len(str(divisor)) - 1}d}" if divisor > 1 else ""
+            values[column] = f"{sign}{whole}{decimals}"
+    return ["" if values.get(column) is None else str(values[column]) for column in ORDERS]
+
+
+def _harmless(text: str) -> str:
+    clean = text.replace("\0", "\ufffd")
+    number = clean.lstrip("-").replace(".", "", 1).isdigit()
+    if clean[:1] in ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"):
+        return clean if number else f"'{clean}"
+    return clean

@@ -1,0 +1,166 @@
+"""The one tree of settings, frozen, read from ``clv.toml``. Units stand beside each field."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import asdict, field
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic.dataclasses import dataclass
+
+from features.errors import InputError
+
+__all__ = ["Business", "Customers", "Horizons", "ModelSettings", "Orders", "Settings", "load"]
+
+CONFIG = ConfigDict(extra="forbid", strict=False)
+MAX_MONTHS = 24
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Business:
+    """What money and time mean in this business."""
+
+    currency: str = "USD"  # ISO 4217; amounts without a currency column are in it
+    time_zone: str = "UTC"  # IANA name; naive times and local days belong to it
+    margin: float = Field(default=1.0, gt=0, le=1)  # contribution margin as a share of revenue
+    discount_rate: float = Field(default=0.10, ge=0, le=1)  # per year
+    retention_cost: float = Field(default=0.0, ge=0)  # money per customer and month
+    churn: str = "no_order"  # or "own_gap:3" (multiple of the own mean gap), or "contract_end"
+
+    @field_validator("currency")
+    @classmethod
+    def _currency(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Z]{3}", value):
+            raise ValueError("must be three capital letters of ISO 4217, such as EUR")
+        return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except Exception as error:
+            raise ValueError("must be an IANA time zone, such as Europe/Berlin") from error
+        return value
+
+    @field_validator("churn")
+    @classmethod
+    def _churn(cls, value: str) -> str:
+        if not re.fullmatch(r"no_order|contract_end|own_gap:\d+(\.\d+)?", value):
+            raise ValueError('must be "no_order", "contract_end" or "own_gap:MULTIPLE"')
+        return value
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Horizons:
+    """Which horizons the predictions carry."""
+
+    months: tuple[int, ...] = (12, 18, 24)  # calendar months, 1 to 24
+
+    @field_validator("months")
+    @classmethod
+    def _months(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return months(value)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Orders:
+    """How order lines are read."""
+
+    duplicates: Literal["keep", "drop"] = "keep"  # exact duplicate lines within one file
+    complete_until: date | None = None  # last day the data cover; else the last order's day
+    date_order: Literal["dmy", "mdy"] | None = None  # for dates such as 03/04/2025
+    encoding: Literal["utf-8", "utf-16", "latin-1"] = "utf-8"  # of CSV files
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Customers:
+    """Which attributes of customers hold for all time and so may become features."""
+
+    static: tuple[str, ...] = ("country", "birth_year", "acquisition_channel")
+
+
+@dataclass(frozen=True, config=CONFIG)
+class ModelSettings:
+    """How the model is fitted."""
+
+    objective: Literal["anchored", "plain", "btyd"] = "anchored"
+    max_rows: int = Field(default=200_000, ge=1_000)  # training rows, over all origins
+    origins: int = Field(default=12, ge=1, le=60)  # at most this many past cutoffs
+    thin_below: int = Field(default=1_000, ge=0)  # customers; fewer lean on the anchor
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Settings:
+    """Everything that can be set, with its default."""
+
+    business: Business = field(default_factory=Business)
+    horizons: Horizons = field(default_factory=Horizons)
+    orders: Orders = field(default_factory=Orders)
+    customers: Customers = field(default_factory=Customers)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    # table -> {contract's column: column in the file}
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    # table -> file, or table name in the database
+    tables: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values that JSON takes."""
+        return dict(TypeAdapter(Settings).dump_python(self, mode="json"))
+
+
+def months(value: tuple[int, ...]) -> tuple[int, ...]:
+    """Horizons sorted and without repeats; ``ValueError`` outside 1 to 24 calendar months."""
+    for month in value:
+        if not 1 <= month <= MAX_MONTHS:
+            raise ValueError(f"must be 1 to {MAX_MONTHS} calendar months, got {month}")
+    if not value:
+        raise ValueError("must name at least one horizon, such as [12, 18, 24]")
+    return tuple(sorted(set(value)))
+
+
+def load(path: Path | None) -> Settings:
+    """Settings from a ``clv.toml``; without a path the defaults.
+
+    Raises
+    ------
+    InputError
+        A file that is missing or no TOML, a key that is unknown, a value out of range.
+    """
+    if path is None:
+        return Settings()
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"The settings file must exist. Got {path}. Name it by --config."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} must be TOML in UTF-8: {error}. Mend that line.") from None
+    return parse(raw, path.name)
+
+
+def parse(raw: dict[str, Any], name: str = "settings") -> Settings:
+    """Settings from plain values (the parsed TOML, or the copy inside a model)."""
+    try:
+        return TypeAdapter(Settings).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            known = ", ".join(_known(first["loc"][:-1]))
+            raise InputError(f"{name}: unknown key '{key}'. Known here: {known}.") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{name}: '{key}' {reason}. Got {first['input']!r}.") from None
+
+
+def _known(path: tuple[int | str, ...]) -> list[str]:
+    node: Any = asdict(Settings())
+    for part in path:
+        node = node.get(part, {}) if isinstance(node, dict) else {}
+    return list(node)

@@ -1,0 +1,127 @@
+"""Moments of prediction: (customer, as_of), and the windows before and after.
+
+Time is cut here and in the compiled kernel that this module feeds, nowhere else. Instants are
+int64 microseconds UTC. Features see ``ts < as_of``; labels see ``as_of <= ts < as_of + h`` with h
+in calendar months of the business time zone.
+"""
+
+from __future__ import annotations
+
+import calendar
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+
+from features.errors import InputError
+
+__all__ = ["DAY", "Cutoffs", "add_months", "instant", "local_day", "months_between", "text"]
+
+DAY = 86_400_000_000  # microseconds
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Ints = npt.NDArray[np.int64]
+
+
+def instant(value: str | date | datetime, zone: str) -> int:
+    """Microseconds UTC of an ``as_of``.
+
+    A date is local midnight, a naive time is local, an aware time is itself.
+
+    Raises
+    ------
+    InputError
+        Text that is no ISO date or time, or a moment outside the years 1 to 9999 in UTC.
+    """
+    if isinstance(value, str):
+        try:
+            value = date.fromisoformat(value) if len(value) <= 10 else datetime.fromisoformat(value)
+        except ValueError:
+            raise InputError(
+                f"A date must be written YYYY-MM-DD, with a time if need be. Got {value!r}."
+            ) from None
+    if not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=ZoneInfo(zone))
+    try:
+        return _micros(value)
+    except OverflowError:
+        raise InputError(
+            f"A date must lie in the years 1 to 9999, in UTC too. Got {value.isoformat()}."
+        ) from None
+
+
+def _micros(moment: datetime) -> int:
+    return (moment.astimezone(UTC) - EPOCH) // timedelta(microseconds=1)
+
+
+def _local(micros: int, zone: str) -> datetime:
+    return (EPOCH + timedelta(microseconds=int(micros))).astimezone(ZoneInfo(zone))
+
+
+def local_day(micros: int, zone: str) -> int:
+    """Number of the local day since 1970-01-01."""
+    return _local(micros, zone).date().toordinal() - date(1970, 1, 1).toordinal()
+
+
+def add_months(micros: int, months: int, zone: str) -> int:
+    """The instant `months` calendar months later (or earlier), clamped to the month's end.
+
+    2024-01-31 plus one month is 2024-02-29, at the same local time of day.
+    """
+    local = _local(micros, zone)
+    index = local.year * 12 + local.month - 1 + months
+    year, month = divmod(index, 12)
+    day = min(local.day, calendar.monthrange(year, month + 1)[1])
+    moved = local.replace(year=year, month=month + 1, day=day, tzinfo=None)
+    return _micros(moved.replace(tzinfo=ZoneInfo(zone)))
+
+
+def months_between(start: int, end: int, zone: str) -> int:
+    """The largest number of whole calendar months that fit into [start, end)."""
+    if end <= start:
+        return 0
+    a, b = _local(start, zone), _local(end, zone)
+    guess = (b.year - a.year) * 12 + b.month - a.month + 1
+    while add_months(start, guess, zone) > end:
+        guess -= 1
+    return guess
+
+
+def text(micros: int, zone: str) -> str:
+    """ISO form in the business time zone: a date at local midnight, else the full instant."""
+    local = _local(micros, zone)
+    # Where clocks go back to midnight there are two; a date means the first.
+    if local.time() == time() and not local.fold:
+        return local.date().isoformat()
+    return local.isoformat()
+
+
+@dataclass(frozen=True)
+class Cutoffs:
+    """Calendar cutoffs that hold for every customer.
+
+    ``times`` (k,) rising, ``days`` their local day numbers, ``months`` their local months 1-12.
+    """
+
+    times: Ints
+    days: Ints
+    months: Ints
+    years: Ints
+
+    @classmethod
+    def at(cls, times: list[int], zone: str) -> Cutoffs:
+        """Cutoffs at instants, sorted; equal ones once."""
+        unique = sorted(set(times))
+        local = [_local(t, zone) for t in unique]
+        return cls(
+            np.array(unique, np.int64),
+            np.array([local_day(t, zone) for t in unique], np.int64),
+            np.array([moment.month for moment in local], np.int64),
+            np.array([moment.year for moment in local], np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.times)

@@ -1,0 +1,222 @@
+"""Normalised order lines in buckets of customers: sorted, integers, money in minor units.
+
+A bucket holds all lines of some customers. Everything that is done to data before a model sees it
+is a function of one bucket and small side tables, so memory is bounded by the bucket, and one
+customer, a 64th of the base or a Spark partition go the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from features import windows
+from features.errors import InputError
+from features.rules import minor_digits
+from features.spine import instant
+from features.tables import Ingested
+
+__all__ = ["Bucket", "Store"]
+
+Ints = npt.NDArray[np.int64]
+ALWAYS = np.iinfo(np.int64).min
+SCHEMA = pa.schema(
+    {
+        "customer_id": pa.string(),
+        "ts": pa.int64(),  # microseconds UTC
+        "day": pa.int32(),  # local day number
+        "hour": pa.int8(),  # local hour
+        "amount": pa.int64(),  # minor units, signed
+        "order_id": pa.string(),
+        "product_id": pa.string(),
+        "category": pa.string(),
+        "channel": pa.string(),
+        "quantity": pa.int64(),  # thousandths
+        "discount": pa.int64(),  # minor units
+        "cost": pa.int64(),  # minor units
+    }
+)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """All lines of some customers, sorted by customer (bytewise), time and order.
+
+    ``starts`` (customers + 1,) is the first line of each customer; the other arrays are (lines,).
+    Codes count from 0 within the bucket, -1 means not given; ``levels`` names those of channel and
+    category. ``columns`` are the summable integers of `features.windows.event_columns`.
+    """
+
+    ids: npt.NDArray[np.object_]
+    starts: Ints
+    ts: Ints
+    day: Ints
+    hour: Ints
+    amount: Ints
+    order: Ints
+    channel: Ints
+    category: Ints
+    levels: dict[str, list[str]]
+    columns: Ints
+    unit: int
+    acquired: Ints  # microseconds UTC, (customers,); ALWAYS where not known
+    attributes: pd.DataFrame | None = None  # one row per customer, in the order of `ids`
+
+    @classmethod
+    def of(
+        cls,
+        lines: pa.Table,
+        unit: int,
+        attributes: pd.DataFrame | None = None,
+        zone: str = "UTC",
+    ) -> Bucket:
+        """A bucket from lines in `SCHEMA`, already sorted; `zone` is that of naive times."""
+        lines = lines.combine_chunks()
+        ids = lines["customer_id"].combine_chunks()
+        starts = _starts(ids)
+        day, amount = _ints(lines["day"]), _ints(lines["amount"])
+        order, n_orders = _orders(lines["order_id"], day)
+        product, products = _codes(lines["product_id"])
+        category, categories = _codes(lines["category"])
+        channel, channels = _codes(lines["channel"])
+        columns = windows.event_columns(
+            starts, day, _month(day), amount, order, product, category,
+            _ints(lines["quantity"]), _ints(lines["discount"]), _ints(lines["cost"]),
+            np.array([n_orders, len(products), len(categories)], np.int64), unit,
+        )  # fmt: skip
+        names = ids.take(pa.array(starts[:-1])).to_numpy(zero_copy_only=False)
+        if attributes is not None:
+            attributes = attributes.reindex(names)
+        return cls(
+            names, starts, _ints(lines["ts"]), day, _ints(lines["hour"]), amount, order, channel,
+            category, {"channel": channels, "category": categories}, columns, unit,
+            _acquired(attributes, len(names), zone), attributes,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, first: int, last: int) -> Bucket:
+        """The customers [first, last) as a bucket of their own."""
+        a, b = int(self.starts[first]), int(self.starts[last])
+        lines = slice(a, b)
+        return Bucket(
+            self.ids[first:last], self.starts[first : last + 1] - a, self.ts[lines],
+            self.day[lines], self.hour[lines], self.amount[lines], self.order[lines],
+            self.channel[lines], self.category[lines], self.levels, self.columns[lines], self.unit,
+            self.acquired[first:last],
+            None if self.attributes is None else self.attributes.iloc[first:last],
+        )  # fmt: skip
+
+
+def _starts(ids: pa.Array) -> Ints:
+    if len(ids) == 0:
+        return np.zeros(1, np.int64)
+    changed = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.flatnonzero(changed) + 1, [len(ids)]]).astype(np.int64)
+
+
+def _ints(column: pa.ChunkedArray) -> Ints:
+    if column.null_count:
+        column = column.fill_null(0)
+    return np.array(column.to_numpy(), np.int64)  # a copy: Arrow's memory is read-only
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
+    encoded = column.combine_chunks().dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return codes.astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def _orders(column: pa.ChunkedArray, day: Ints) -> tuple[Ints, int]:
+    """Codes of orders: by order_id, without one by local day."""
+    codes, names = _codes(column)
+    unnamed = codes < 0
+    if not unnamed.any():
+        return codes, len(names)
+    base = int(day[unnamed].min())
+    codes = np.where(unnamed, day - base + len(names), codes)
+    return codes, int(codes.max()) + 1
+
+
+def _acquired(attributes: pd.DataFrame | None, customers: int, zone: str) -> Ints:
+    """Moments at which customers became known; text that is no ISO time counts as not known."""
+    found = np.full(customers, ALWAYS, np.int64)
+    if attributes is None or "acquired_at" not in attributes:
+        return found
+    for i, value in enumerate(attributes["acquired_at"].astype(object).to_numpy()):
+        if isinstance(value, str) and value:
+            with suppress(InputError):
+                found[i] = instant(value, zone)
+    return found
+
+
+def _month(day: Ints) -> Ints:
+    return day.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Buckets on disk, as `features.tables.ingest` writes them, and what is known of the whole."""
+
+    folder: Path
+    buckets: int
+    unit: int  # minor units in a major one
+    coverage_end: int  # microseconds UTC; what lies at or after it is not known
+    first_ts: int
+    fingerprint: str
+    columns_present: tuple[str, ...]
+    rows: int
+    customers: int
+    zone: str = "UTC"
+    first_bucket: int = 0
+
+    def __iter__(self) -> Iterator[Bucket]:
+        return (self.bucket(i) for i in range(self.buckets))
+
+    def only(self, which: range) -> Store:
+        """The store with the buckets of a range only, counted from 0 again."""
+        return replace(self, first_bucket=self.first_bucket + which.start, buckets=len(which))
+
+    def bucket(self, index: int) -> Bucket:
+        """Read one bucket."""
+        name = f"bucket-{self.first_bucket + index:03d}.parquet"
+        lines = pq.read_table(self.folder / "orders" / name, schema=SCHEMA)
+        path = self.folder / "customers" / name
+        attributes = None
+        if path.exists():
+            attributes = pd.read_parquet(path).set_index("customer_id")
+        return Bucket.of(lines, self.unit, attributes, self.zone)
+
+    @classmethod
+    def of(cls, found: Ingested) -> Store:
+        """The store that an ingest has written."""
+        return cls(
+            folder=found.folder, buckets=found.buckets, unit=10 ** minor_digits(found.currency),
+            coverage_end=found.coverage_end, first_ts=found.first_ts,
+            fingerprint=found.fingerprint, columns_present=found.columns_present,
+            rows=found.rows_kept, customers=found.customers, zone=found.time_zone,
+        )  # fmt: skip
+
+    def until(self, moment: int) -> Store:
+        """The same store as it was known at `moment`: coverage ends there."""
+        return replace(self, coverage_end=min(self.coverage_end, moment))
+
+    def facts(self) -> dict[str, Any]:
+        """What a run records of its data."""
+        return {
+            "fingerprint": self.fingerprint,
+            "rows": self.rows,
+            "customers": self.customers,
+            "columns": list(self.columns_present),
+        }
