@@ -1,0 +1,125 @@
+"""The forecast that boosting starts from: Pareto/NBD for order days, gamma-gamma for their spend.
+
+It answers for any customer with an order and any horizon, needs few data, and its numbers are the
+fallback when data are too few for more. Order days are counted, not orders: several orders on one
+day are one decision to buy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features.behaviour import Rows
+from features.errors import InputError
+from training.btyd import GammaGamma, ParetoNBD
+
+__all__ = ["Anchor", "Forecast", "History"]
+
+Floats = npt.NDArray[np.float64]
+WEEK = 7.0
+# A customer who came within the hour has an age too: a likelihood at age 0 knows no rate.
+YOUNGEST = 0.25  # days
+CERTAIN = 1e-9  # probabilities keep this distance from 0 and 1, so that their logit is finite
+
+
+@dataclass(frozen=True)
+class History:
+    """What buy-till-you-die models know of a customer, (rows,) each; times in weeks."""
+
+    frequency: Floats  # repeat order days
+    recency: Floats  # first to newest order day
+    age: Floats  # first order day to the cutoff
+    spend: Floats  # mean spend of an order day, currency
+
+    @classmethod
+    def of(cls, rows: Rows) -> History:
+        """Read from feature rows."""
+        span = rows.column("order_span_days")
+        age = np.maximum(np.maximum(rows.column("tenure_days"), span), YOUNGEST)
+        return cls(
+            rows.column("order_days") - 1.0, span / WEEK, age / WEEK,
+            rows.column("spend_per_order_day"),
+        )  # fmt: skip
+
+    def take(self, which: npt.NDArray[Any]) -> History:
+        """The rows chosen by an index or a mask."""
+        return History(
+            self.frequency[which], self.recency[which], self.age[which], self.spend[which]
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[History]) -> History:
+        """Rows one below the other."""
+        return cls(
+            *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls))
+        )
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecasts of rows for several horizons."""
+
+    order_days: Floats  # (rows, horizons), expected
+    no_order: Floats  # (rows, horizons), chance of none
+    spend: Floats  # (rows,), expected per order day, currency
+
+    @property
+    def value(self) -> Floats:
+        """Expected gross spend, (rows, horizons), currency."""
+        return self.order_days * self.spend[:, None]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A fitted forecast."""
+
+    orders: ParetoNBD
+    spend: GammaGamma
+
+    @classmethod
+    def fit(cls, history: History) -> Anchor:
+        """Maximum likelihood on the histories of all customers.
+
+        Raises
+        ------
+        InputError
+            Nobody has an order.
+        """
+        if len(history.frequency) == 0:
+            raise InputError(
+                "Training needs customers with an order before the cutoff. Got none. "
+                "Take a later --as-of or more data."
+            )
+        return cls(
+            ParetoNBD.fit(history.frequency, history.recency, history.age),
+            GammaGamma.fit(history.frequency + 1.0, history.spend),
+        )
+
+    def forecast(self, history: History, weeks: Sequence[float]) -> Forecast:
+        """Expected order days, chance of none and spend; equal histories are worked out once."""
+        key = np.column_stack([history.frequency, history.recency, history.age])
+        distinct, index = np.unique(key, axis=0, return_inverse=True)
+        x, tx, age = np.ascontiguousarray(distinct.T)[:, :, None]
+        t = np.asarray(weeks, np.float64)[None, :]
+        none = np.array(self.orders.p_no_order(x, tx, age, t))
+        days = np.array(self.orders.expected_orders(x, tx, age, t))
+        np.clip(none, CERTAIN, 1 - CERTAIN, out=none)
+        # Rounding may leave the mean a last bit below the chance; the chance is the floor.
+        np.maximum(days, 1.0 - none, out=days)
+        index = index.ravel()
+        spend = self.spend.expected_spend(history.frequency + 1.0, history.spend)
+        return Forecast(days[index], none[index], spend)
+
+    def as_dict(self) -> dict[str, dict[str, float]]:
+        """Parameters for the model card; time in weeks, money in currency."""
+        return {"pareto_nbd": self.orders.as_dict(), "gamma_gamma": self.spend.as_dict()}
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, dict[str, float]]) -> Anchor:
+        """The inverse of `as_dict`."""
+        return cls(ParetoNBD.from_dict(raw["pareto_nbd"]), GammaGamma.from_dict(raw["gamma_gamma"]))

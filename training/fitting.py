@@ -1,0 +1,184 @@
+"""From a store to a fitted model at one moment, seeing nothing at or after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata, spearmanr
+
+from features.behaviour import Counts, build, learn
+from features.catalogue import Catalogue, catalogue
+from features.errors import InputError
+from features.settings import Settings
+from features.spine import Cutoffs, text
+from features.store import Bucket, Store
+from training.anchor import Anchor, History
+from training.model import Model
+from training.samples import Origin, Samples, collect, each_bucket, plan
+
+__all__ = ["Fitted", "fit"]
+
+Floats = npt.NDArray[np.float64]
+Progress = Callable[[str, float], None]
+MIN_REPEAT_BUYERS: Final = 20
+#: A single feature that orders churn this well, and better than the forecast, knows the future.
+LEAK_AUROC: Final = 0.98
+LEAK_SPEARMAN: Final = 0.97
+LEAK_MARGIN: Final = 0.03
+LEAK_ROWS: Final = 20_000
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model and what it was fitted on."""
+
+    model: Model
+    samples: Samples
+    catalogue: Catalogue
+    share: float  # of customers whose rows were learned from
+    unripe: int  # customers times cutoffs that were left out since no label was ripe
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What one bucket says before features are built."""
+
+    counts: Counts
+    history: History
+    customers: npt.NDArray[np.int64]  # with an order before each origin
+
+
+def fit(
+    store: Store,
+    known_until: int,
+    longest: int,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Fit a model that sees nothing at or after `known_until` (microseconds UTC).
+
+    Raises
+    ------
+    InputError
+        Too little to learn from, or a feature that knows the future.
+    """
+    zone = settings.business.time_zone
+    origins = plan(store.first_ts, known_until, longest, zone, settings.model.origins)
+    tick = _ticker(progress, store.buckets)
+    surveys = each_bucket(
+        store, lambda b: _survey(b, origins, known_until, settings), workers, tick("reading")
+    )
+    history = History.join([survey.history for survey in surveys])
+    _require_enough(history, known_until, zone)
+    words = catalogue(learn(survey.counts for survey in surveys))
+    rows = int(sum(survey.customers.sum() for survey in surveys))
+    share = min(1.0, settings.model.max_rows / max(rows, 1))
+    anchor = Anchor.fit(_canonical(history))
+    samples = collect(
+        store, words, origins, known_until, zone, share, workers, tick("features and labels")
+    )
+    _watch_leaks(samples, words, anchor)
+    customers = len(history.age)
+    if progress:
+        progress("fitting the corrections", 0.0)
+    model = Model.fit(
+        samples, anchor, words.names, settings=settings, vocabulary=words.vocabulary,
+        origins=origins, trained_until=known_until, customers=customers, seed=seed,
+    )  # fmt: skip
+    if progress:
+        progress("fitting the corrections", 1.0)
+    return Fitted(model, samples, words, share, customers)
+
+
+def _ticker(progress: Progress | None, total: int) -> Callable[[str], Callable[[], None] | None]:
+    def start(stage: str) -> Callable[[], None] | None:
+        if progress is None:
+            return None
+        done = [0]
+
+        def step() -> None:
+            done[0] += 1
+            progress(stage, done[0] / total)
+
+        return step
+
+    return start
+
+
+def _survey(
+    bucket: Bucket, origins: tuple[Origin, ...], known_until: int, settings: Settings
+) -> _Survey:
+    zone = settings.business.time_zone
+    rows = build(bucket, Cutoffs.at([known_until], zone), catalogue())
+    first = known_until - rows.column("tenure_days") * 86_400_000_000
+    customers = np.array([(first <= origin.cutoff).sum() for origin in origins], np.int64)
+    counts = Counts.of(bucket, origins[0].cutoff, settings.customers.static)
+    return _Survey(counts, History.of(rows), customers)
+
+
+def _canonical(history: History) -> History:
+    """One order of customers whatever the buckets: sums over them then have the same bits."""
+    keys = (history.spend, history.age, history.recency, history.frequency)
+    return history.take(np.lexsort(keys))
+
+
+def _require_enough(history: History, known_until: int, zone: str) -> None:
+    repeat = int((history.frequency > 0).sum())
+    if repeat < MIN_REPEAT_BUYERS:
+        raise InputError(
+            f"Training needs at least {MIN_REPEAT_BUYERS} customers with orders on two days or "
+            f"more before {text(known_until, zone)}. Got {repeat}. Give a longer history."
+        )
+
+
+def _watch_leaks(samples: Samples, words: Catalogue, anchor: Anchor) -> None:
+    """Refuse training where one feature alone tells the future.
+
+    Raises
+    ------
+    InputError
+        Naming the feature.
+    """
+    if len(set(samples.churned.tolist())) < 2:
+        return
+    few = np.linspace(0, len(samples) - 1, min(len(samples), LEAK_ROWS)).round().astype(np.intp)
+    churned, gross = samples.churned[few], samples.gross[few]
+    year = anchor.forecast(samples.history.take(few), [52.0])
+    known = _separation(churned, year.no_order[:, 0])
+    likely = _agreement(gross, year.value[:, 0])
+    for j, name in enumerate(words.names):
+        column = np.nan_to_num(samples.features[few, j], nan=-1.0)
+        auroc, rank = _separation(churned, column), _agreement(gross, column)
+        knows_churn = auroc > max(LEAK_AUROC, known + LEAK_MARGIN * (1 - known))
+        if knows_churn or rank > max(LEAK_SPEARMAN, likely + LEAK_MARGIN * (1 - likely)):
+            raise InputError(
+                f"Features must not know the future. '{name}' alone tells churn with AUROC "
+                f"{auroc:.3f} and value with rank correlation {rank:.3f}. "
+                "Remove it from [customers] static."
+            )
+
+
+def _separation(churned: Floats, column: Floats) -> float:
+    """AUROC of one column for churn, in whichever direction is better."""
+    ranks, lost = rankdata(column), float(churned.sum())
+    kept = len(churned) - lost
+    if not lost or not kept:
+        return 0.5
+    auroc = float((ranks[churned == 1].sum() - lost * (lost + 1) / 2) / (lost * kept))
+    return max(auroc, 1.0 - auroc)
+
+
+def _agreement(gross: Floats, column: Floats) -> float:
+    """Rank correlation of one column with value, among those who bought."""
+    buyers = gross > 0
+    here = column[buyers]
+    if buyers.sum() < 50 or here.min() == here.max():
+        return 0.0
+    return abs(float(spearmanr(gross[buyers], here).statistic))
