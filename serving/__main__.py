@@ -1,0 +1,369 @@
+"""The command line: it parses, calls and prints. The work is in the modules below.
+
+Exit codes: 0 done, 2 bad input (one line why, and the cure), 3 gate not passed, 1 our fault.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from features.errors import ClvError, InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="clv",
+    help="Customer value and churn from an order history.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DataArg = Annotated[str, typer.Argument(help="A folder, a file of orders, or a database URL.")]
+AsOf = Annotated[
+    str | None,
+    typer.Option("--as-of", help="Moment of prediction, YYYY-MM-DD; default: end of the data."),
+]
+AsOfs = Annotated[str, typer.Option("--as-of", help="One or more dates, separated by commas.")]
+Horizons = Annotated[
+    str | None, typer.Option(help="Calendar months, 1 to 24, separated by commas: 12,18,24.")
+]
+Config = Annotated[Path | None, typer.Option(help="Settings; default: clv.toml in DATA.")]
+ModelOpt = Annotated[str, typer.Option("--model", help="champion, challenger, VERSION or FOLDER.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Seed = Annotated[int, typer.Option(help="Same data and seed, same model.")]
+Workers = Annotated[int | None, typer.Option(help="Threads; default: one per processor.")]
+AllowGap = Annotated[
+    bool, typer.Option("--allow-gap", help="Accept an --as-of long after the data end.")
+]
+
+
+def main() -> None:
+    """Run the command line and translate errors into exit codes."""
+    try:
+        app(standalone_mode=False)
+    except ClvError as error:
+        print(f"clv: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        print("clv: stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone (clv ... | head); the interpreter must not try to flush to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        _unexpected(error)
+
+
+def _unexpected(error: Exception) -> None:
+    # The parser's own refusals (an unknown option, a missing argument) carry their text.
+    if hasattr(error, "format_message"):
+        text = " ".join(error.format_message().split()).rstrip(".")
+        context = getattr(error, "ctx", None)
+        place = context.command_path if context else "clv"
+        print(f"clv: {text}. See {place} --help.", file=sys.stderr)
+        sys.exit(2)
+    if isinstance(error, OSError) and error.strerror and not os.environ.get("CLV_DEBUG"):
+        # A full disk, a missing right, a file where a folder should be: not ours to mend.
+        print(
+            f"clv: Files must be readable and folders writable. Got '{error.strerror}' for "
+            f"{error.filename or 'a file'}. Free some space, mend its mode or name another place.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    if os.environ.get("CLV_DEBUG"):
+        raise error
+    kind = type(error).__name__
+    print(f"clv: our fault ({kind}). CLV_DEBUG=1 shows where; please report it.", file=sys.stderr)
+    sys.exit(1)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, allow_nan=False, default=str))
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"Months must be whole numbers separated by commas. Got {text!r}. Write 12,18,24."
+        ) from None
+
+
+@app.command()
+def check(
+    data: DataArg,
+    as_of: AsOf = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Any refusal is exit code 2.")] = False,
+    quarantine: Annotated[
+        Path | None, typer.Option(help="Write refused rows with their reason to this CSV file.")
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Read orders, apply every rule, print what came of it.
+
+    Example: clv check orders.csv --strict --quarantine refused.csv
+    """
+    from features import tables
+    from serving.progress import shown
+    from training.run import as_of_in, find_settings, read
+
+    settings = find_settings(data, config)
+    with shown(as_json) as progress, read(data, settings, progress) as (store, found):
+        if as_of is not None:
+            as_of_in(store, as_of, settings)
+        if quarantine is not None:
+            tables.quarantine(found, quarantine)
+        _print_json(found.as_dict()) if as_json else print(found.format())
+        if strict and found.rows_refused:
+            raise InputError(
+                f"--strict wants no row refused. Refused were {found.rows_refused:,} of "
+                f"{found.rows_in:,}. Mend them (--quarantine FILE lists them) or go without it."
+            )
+
+
+@app.command()
+def features(
+    data: Annotated[str | None, typer.Argument(help="As for the other commands.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="One or more dates, separated by commas.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Parquet file to write.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Also what happened in so many months: 12,24.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Use this model's vocabulary of channels and categories.")
+    ] = None,
+    dictionary: Annotated[
+        bool, typer.Option("--dictionary", help="Print the data dictionary instead.")
+    ] = False,
+    config: Config = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Write one row per customer and date, one column per feature.
+
+    Example: clv features orders.csv --as-of 2025-01-01,2025-07-01 --out features.parquet
+    """
+    from serving import export
+    from serving.progress import shown
+
+    if dictionary:
+        entries = export.dictionary(model)
+        _print_json(entries) if as_json else print(export.dictionary_text(entries))
+        return
+    if data is None or as_of is None or out is None:
+        raise InputError(
+            "clv features needs DATA, --as-of and --out. Write clv features orders.csv "
+            "--as-of 2025-01-01 --out features.parquet, or clv features --dictionary."
+        )
+    with shown(as_json) as progress:
+        found = export.features(
+            data, as_of.split(","), out, labels=_numbers(labels), model=model, config=config,
+            workers=workers, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        _print_json(found)
+        return
+    print(f"{found['rows']:,} rows, {found['features']} features written to {out}")
+    for months, count in found["unripe"].items():
+        print(f"{count:,} rows have no label of {months} months: the data do not cover it yet")
+
+
+@app.command()
+def train(
+    data: DataArg,
+    as_of: AsOf = None,
+    horizons: Horizons = None,
+    config: Config = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Train on everything before a date, test out of time, log and register in MLflow.
+
+    Example: clv train orders.csv --as-of 2025-01-01 --horizons 12,24
+    """
+    from serving import words
+    from serving.progress import shown
+    from training.run import find_settings
+    from training.run import train as run
+
+    settings = find_settings(data, config)
+    with shown(as_json) as progress:
+        done = run(
+            data, as_of=as_of, horizons=_numbers(horizons), settings=settings, seed=seed,
+            workers=workers, progress=progress,
+        )  # fmt: skip
+    _print_json(done.as_dict()) if as_json else print(words.trained(done))
+
+
+@app.command()
+def backtest(
+    data: DataArg,
+    as_of: AsOfs,
+    horizon: Annotated[int, typer.Option(help="Calendar months to predict, 1 to 24.")] = 12,
+    config: Config = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Fit before each date and judge our model and every baseline on what followed.
+
+    Example: clv backtest orders.csv --as-of 2024-01-01,2024-07-01 --horizon 12
+    """
+    from features.spine import instant
+    from serving import words
+    from serving.progress import shown
+    from training.backtest import backtest as judge
+    from training.run import find_settings, read, with_horizons
+
+    settings = with_horizons(find_settings(data, config), [horizon])
+    zone = settings.business.time_zone
+    moments = [instant(day, zone) for day in as_of.split(",")]
+    with shown(as_json) as progress, read(data, settings, progress) as (store, _):
+        options: dict[str, Any] = {"seed": seed, "workers": workers or 1, "progress": progress}
+        found = [judge(store, moment, horizon, settings, **options) for moment in moments]
+    if as_json:
+        _print_json({"backtests": [one.as_dict() for one in found]})
+    else:
+        print("\n\n".join(words.judged(one) for one in found))
+
+
+@app.command()
+def predict(
+    data: DataArg,
+    out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")],
+    as_of: AsOf = None,
+    model: ModelOpt = "champion",
+    horizons: Horizons = None,
+    config: Config = None,
+    workers: Workers = None,
+    allow_gap: AllowGap = False,
+    as_json: Json = False,
+) -> None:
+    """Score every customer with an order before a date.
+
+    Example: clv predict orders.csv --as-of 2025-01-01 --out predictions.csv
+    """
+    from serving import batch, words
+    from serving.loader import load
+    from serving.progress import shown
+
+    batch.require_writable(out, batch.KINDS)
+    loaded = load(model)
+    with shown(as_json) as progress:
+        scored = batch.score(
+            loaded, data, as_of=as_of, horizons=_numbers(horizons), config=config,
+            workers=workers, allow_gap=allow_gap, progress=progress,
+        )  # fmt: skip
+    batch.write(scored.frame, out)
+    batch.keep(scored, loaded.version)
+    summary = words.summary(scored, loaded)
+    _print_json(summary) if as_json else print(words.scored(summary, out))
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="Number of the version.")],
+    reason: Annotated[str, typer.Option(help="Why, for the audit line.")] = "",
+) -> None:
+    """Make a version the champion.
+
+    Example: clv promote 3 --reason "better on the last year"
+    """
+    from training import registry
+
+    moved = registry.promote(version, reason)
+    print(f"Version {moved.number} is champion")
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why, for the audit line.")] = "",
+) -> None:
+    """Go back to the champion before.
+
+    Example: clv rollback --reason "complaints"
+    """
+    from training import registry
+
+    moved = registry.rollback(reason)
+    print(f"Version {moved.number} is champion again")
+
+
+@app.command("export-model")
+def export_model(
+    folder: Annotated[Path, typer.Argument(help="New folder to write.")],
+    model: ModelOpt = "champion",
+) -> None:
+    """Write a verified model folder that travels; it loads wherever the key is.
+
+    Example: clv export-model ./model --model 3
+    """
+    from serving.export import export
+
+    version = export(folder, model)
+    print(f"Version {version} written to {folder}. Bring the key: CLV_KEY or CLV_HOME/key")
+
+
+@app.command()
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="New or empty folder to write.")],
+    customers: Annotated[int, typer.Option(help="How many.")],
+    profile: Annotated[
+        str, typer.Option(help="shop: a whole shop; bench: the fixed benchmark with known truth.")
+    ] = "shop",
+    years: Annotated[float, typer.Option(help="History of the shop profile.")] = 4.5,
+    seed: Seed = 0,
+) -> None:
+    """Write a simulated shop with known truth.
+
+    Example: clv simulate ./shop --customers 5000 --seed 1
+    """
+    from features import simulate as simulation
+
+    if profile not in ("shop", "bench"):
+        raise InputError(f"--profile must be shop or bench. Got {profile!r}. Choose one of them.")
+    if profile == "bench":
+        made = simulation.bench(customers, seed)
+    else:
+        made = simulation.shop(customers, years, seed)
+    simulation.write(made, folder)
+    for name, table in made.tables.items():
+        print(f"{name}: {len(table):,} rows")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the predictions.")] = Path("demo-output"),
+    seed: Seed = 0,
+) -> None:
+    """Run the main job on real orders: CDNOW, 23,570 customers of a music shop, 1997-98.
+
+    Example: clv demo
+    """
+    from serving.demo import run
+    from serving.progress import shown
+
+    with shown() as progress:
+        print(run(out, seed, progress))
+
+
+if __name__ == "__main__":
+    main()

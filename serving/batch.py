@@ -1,0 +1,183 @@
+"""The whole base, bucket by bucket: read, score, write whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from features.behaviour import build
+from features.errors import InputError
+from features.spine import Cutoffs, instant, text
+from features.store import Bucket, Store
+from features.tables import Ingested
+from serving.loader import Loaded
+from training import registry
+from training.fitting import Progress
+from training.run import Data, as_of_in, read
+from training.samples import each_bucket
+
+__all__ = ["KINDS", "Scored", "keep", "replacing", "require_writable", "score", "write"]
+
+KINDS: Final = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The predictions table and where it came from."""
+
+    frame: pd.DataFrame
+    as_of: str
+    ingested: Ingested
+
+
+def score(
+    loaded: Loaded,
+    data: Data,
+    *,
+    as_of: str | None = None,
+    horizons: Sequence[int] | None = None,
+    config: Path | None = None,
+    workers: int | None = None,
+    allow_gap: bool = False,
+    progress: Progress | None = None,
+) -> Scored:
+    """Predictions for every customer with an order before `as_of`, sorted by customer_id.
+
+    Raises
+    ------
+    InputError
+        Data, settings, `as_of` or horizons are not as they must be.
+    """
+    settings, months = loaded.settings(data, config), loaded.months(horizons)
+    zone = settings.business.time_zone
+    if as_of is not None:
+        instant(as_of, zone)  # a slip in the date is told before a long read, not after
+    with read(data, settings, progress) as (store, ingested):
+        moment = as_of_in(store, as_of, settings, allow_gap)
+        frame = _all(loaded, store, moment, months, workers or os.cpu_count() or 1, progress)
+    if frame.empty:
+        raise InputError(
+            f"Somebody must have an order before {text(moment, zone)}. Nobody has. "
+            "Take a later --as-of."
+        )
+    return Scored(frame, text(moment, zone), ingested)
+
+
+def _all(
+    loaded: Loaded,
+    store: Store,
+    as_of: int,
+    months: tuple[int, ...],
+    workers: int,
+    progress: Progress | None,
+) -> pd.DataFrame:
+    model = loaded.model
+    words = model.catalogue
+    cutoffs = Cutoffs.at([as_of], model.settings.business.time_zone)
+    done = [0]
+
+    def one(bucket: Bucket) -> pd.DataFrame:
+        return model.table(build(bucket, cutoffs, words), as_of, months, loaded.version)
+
+    def tick() -> None:
+        done[0] += 1
+        if progress:
+            progress("scoring", done[0] / store.buckets)
+
+    parts = each_bucket(store, one, workers, tick)
+    frame = pd.concat(parts, ignore_index=True)
+    # Bytewise order of the ids, which is that of their code points.
+    order = np.argsort(frame["customer_id"].to_numpy(object), kind="stable")
+    return frame.iloc[order].reset_index(drop=True)
+
+
+def write(frame: pd.DataFrame, out: Path) -> None:
+    """Write CSV or Parquet by the ending; the old file stays until the new one is whole.
+
+    Raises
+    ------
+    InputError
+        Another ending, or a place that cannot be written.
+    """
+    require_writable(out, KINDS)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    with replacing(out) as temporary:
+        if out.suffix == ".csv":
+            # Every text is quoted, so that no line break in an id starts a row.
+            pa_csv.write_csv(table, temporary, pa_csv.WriteOptions(quoting_style="needed"))
+        else:
+            pq.write_table(table, temporary, compression="zstd")
+
+
+def require_writable(out: Path, kinds: Sequence[str]) -> None:
+    """Refuse an ending or a place that cannot be, before any long work.
+
+    Raises
+    ------
+    InputError
+        Another ending than `kinds`, or a file cannot be made there.
+    """
+    if out.suffix not in kinds:
+        raise InputError(
+            f"--out must end in {' or '.join(kinds)}. Got {out.name!r}. Name such a file."
+        )
+    if out.is_dir():
+        raise InputError(f"--out must be a file. Got the folder {out}. Name another place.")
+    # Nothing is left behind by work that is refused later: not even the folder is made yet.
+    place = next(folder for folder in out.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise _unwritable(out, error) from None
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A temporary file beside `out` that takes its place once it is whole and on disk.
+
+    Raises
+    ------
+    InputError
+        The place cannot be written; the old file stays.
+    """
+    name = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
+        os.close(handle)
+        yield Path(name)
+        with Path(name).open("rb+") as file:
+            os.fsync(file.fileno())
+        Path(name).replace(out)
+    except OSError as error:
+        raise _unwritable(out, error) from None
+    finally:
+        if name:
+            Path(name).unlink(missing_ok=True)
+
+
+def _unwritable(out: Path, error: OSError) -> InputError:
+    return InputError(
+        f"--out must be a place that can be written. Got {out}: {error.strerror or error}. "
+        "Free some space or name another place."
+    )
+
+
+def keep(scored: Scored, version: str) -> Path:
+    """Keep the table under ``CLV_HOME/predictions``, to be held against what will happen."""
+    name = scored.as_of.replace(":", "")
+    place = registry.home() / "predictions" / f"as_of={name}" / f"model-{version}.parquet"
+    write(scored.frame, place)
+    return place

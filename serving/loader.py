@@ -1,0 +1,99 @@
+"""From an alias, a version or a folder to a verified model that predicts frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from features.catalogue import feature_hash
+from features.errors import InputError
+from features.settings import Settings
+from training import bundle, registry
+from training.model import Model
+from training.run import Data, find_settings, with_horizons
+
+__all__ = ["Loaded", "load"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A verified model and its name."""
+
+    model: Model
+    version: str  # the registry's number, or "bundle-" and the start of a folder's digest
+
+    def predict(
+        self,
+        orders: pd.DataFrame | Mapping[str, pd.DataFrame],
+        as_of: str,
+        horizons: Sequence[int] | None = None,
+    ) -> pd.DataFrame:
+        """The predictions table for every customer with an order before `as_of`.
+
+        `orders` has customer_id, order_ts and amount (and what else is known), or is a mapping of
+        table names to frames. Sorted by customer_id.
+
+        Raises
+        ------
+        InputError
+            Frames, `as_of` or horizons are not as they must be.
+        """
+        from serving.batch import score
+
+        return score(self, orders, as_of=as_of, horizons=horizons).frame
+
+    def months(self, horizons: Sequence[int] | None) -> tuple[int, ...]:
+        """The horizons asked for, by default those the model was trained to carry."""
+        if horizons is None:
+            return self.model.settings.horizons.months
+        return with_horizons(self.model.settings, horizons).horizons.months
+
+    def settings(self, data: Data, config: Path | None = None) -> Settings:
+        """How to read `data`: columns as beside the data, money and time as in the model.
+
+        Raises
+        ------
+        InputError
+            The data's settings speak of another currency or time zone than the model.
+        """
+        beside, own = find_settings(data, config), self.model.settings
+        if beside != Settings():
+            for key in ("currency", "time_zone"):
+                theirs, ours = getattr(beside.business, key), getattr(own.business, key)
+                if theirs != ours:
+                    raise InputError(
+                        f"[business] {key} must be the model's, {ours}. Got {theirs}. "
+                        "Take the model trained for these data, or mend clv.toml."
+                    )
+        return replace(beside, business=own.business, customers=own.customers)
+
+
+def load(model: str | int | Path = "champion") -> Loaded:
+    """Load ``"champion"``, ``"challenger"``, a version number or a bundle's folder.
+
+    File names, sizes and keyed digests are checked before anything is parsed, then the protocol,
+    the feature hash and the golden rows.
+
+    Raises
+    ------
+    BundleError
+        The folder is not what training wrote, or was written for other code.
+    InputError
+        No such version, or the key is missing.
+    """
+    if isinstance(model, Path) or _is_folder(str(model)):
+        folder, version = Path(str(model)), ""
+    else:
+        chosen = registry.find(model)
+        folder, version = registry.fetch(chosen.number), str(chosen.number)
+    parts = bundle.verify(folder, bundle.key(registry.home()), feature_hash())
+    version = version or f"bundle-{bundle.digest(folder)[:12]}"
+    return Loaded(Model.from_parts(parts), version)
+
+
+def _is_folder(text: str) -> bool:
+    """A word or number names a version; what exists as a folder or has a slash is one."""
+    return "/" in text or "\\" in text or (Path(text).is_dir() and not text.isdigit())

@@ -1,0 +1,35 @@
+"""The figures we hold ourselves to, printed: ``python -m tests.bench [NAME ...]``.
+
+Apart from the tests: nothing here asserts a time. `CLV_DATA` names the folder of the real data
+sets (cdnow.parquet, online_retail_ii_quarter.parquet); without it those two are passed over.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from tests.bench import accuracy, speed
+
+BENCHES: dict[str, Callable[[], None]] = {
+    "cdnow": accuracy.cdnow,
+    "retail": accuracy.retail,
+    "bench-shop": accuracy.bench_shop,
+    "features": speed.features,
+    "one-customer": speed.one_customer,
+    "features-command": speed.features_command,
+    "predict": speed.predict,
+}
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(BENCHES)
+    for name in names:
+        if name not in BENCHES:
+            sys.exit(f"Benchmarks are {', '.join(BENCHES)}. Got {name!r}.")
+        print(f"\n== {name}", flush=True)
+        BENCHES[name]()
+
+
+if __name__ == "__main__":
+    main()
