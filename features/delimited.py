@@ -49,7 +49,9 @@ def open_regular(path: Path) -> io.FileIO:
     InputError
         The path is something else, or cannot be read.
     """
-    flags = os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC
+    flags = os.O_RDONLY
+    for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):  # where the system has them
+        flags |= getattr(os, name, 0)
     try:
         handle = os.open(path, flags)
     except OSError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,12 +16,23 @@ from typing import Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
-__all__ = ["as_text", "batches", "connect", "literal", "lock", "quoted", "send", "text_query"]
+__all__ = [
+    "as_text",
+    "batches",
+    "connect",
+    "literal",
+    "lock",
+    "quoted",
+    "row",
+    "send",
+    "text_query",
+]
 
 MEMORY = 4 << 30  # bytes of address space of the child
 BATCH = 65_536  # rows
 ROWS_PER_BYTE = 2_000  # beyond it a Parquet file is a bomb
 FREE_ROWS = 5_000_000
+THREADED = 16 << 20  # bytes; a smaller file is not worth a second thread
 
 
 def quoted(name: str) -> str:
@@ -84,15 +94,14 @@ def lock(con: duckdb.DuckDBPyConnection, paths: list[Path], folders: list[Path])
 
 def send(path: str, index: int, out: BinaryIO) -> None:
     """Write one Parquet file to `out` as an Arrow stream whose schema tells what was in it."""
-    con = connect("1GB", 2)
+    con = connect("1GB", 2 if Path(path).stat().st_size > THREADED else 1)
     lock(con, [Path(path)], [])
-    meta = con.execute("SELECT num_rows FROM parquet_file_metadata(?)", [path]).fetchone()
-    rows = int(meta[0]) if meta else 0
+    rows = int(row(con, "SELECT num_rows FROM parquet_file_metadata(?)", path)[0])
     if rows > max(FREE_ROWS, ROWS_PER_BYTE * Path(path).stat().st_size):
         raise ValueError(f"it claims {rows} rows, more than its size can hold")
     source = "read_parquet(?, file_row_number = true)"
     described = con.execute(f"DESCRIBE SELECT * FROM {source}", [path]).fetchall()
-    types = [(str(row[0]), str(row[1])) for row in described if row[0] != "file_row_number"]
+    types = [(str(d[0]), str(d[1])) for d in described if d[0] != "file_row_number"]
     about = {"file": index, "rows": rows, "columns": [t[0] for t in types]}
     about["floats"] = [i for i, t in enumerate(types) if t[1] in ("FLOAT", "DOUBLE")]
     query = text_query(types, source, "file_row_number + 1")
@@ -101,6 +110,12 @@ def send(path: str, index: int, out: BinaryIO) -> None:
     with pa.ipc.new_stream(out, schema) as writer:
         for batch in reader:
             writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+
+
+def row(con: duckdb.DuckDBPyConnection, query: str, *values: Any) -> tuple[Any, ...]:
+    """The one row of `query`, fetched to the end: an open result would block the connection."""
+    found: tuple[Any, ...] = con.execute(query, list(values)).fetchall()[0]
+    return found
 
 
 def batches(con: duckdb.DuckDBPyConnection, query: str, values: list[Any]) -> pa.RecordBatchReader:
@@ -112,7 +127,11 @@ def batches(con: duckdb.DuckDBPyConnection, query: str, values: list[Any]) -> pa
 
 
 def limit(seconds: int) -> None:
-    """Bound memory, processor time and core dumps; no file may be written."""
+    """Bound memory and processor time; no file may be written. Without effect on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return
     for what, most in (
         (resource.RLIMIT_AS, MEMORY),
         (resource.RLIMIT_CPU, seconds),

@@ -317,7 +317,10 @@ def _column(table: str, column: str, series: pd.Series[Any]) -> pa.Array:
     kind = series.dtype
     if pd.api.types.is_integer_dtype(kind):
         return pa.array(series, from_pandas=True).cast(pa.string())
-    return _texts(table, column, series.astype(object))
+    values = series.astype(object)
+    if not pd.api.types.is_float_dtype(kind):  # in a column of floats it may be a true NaN
+        values = values.where(series.notna(), None)
+    return _texts(table, column, values)
 
 
 def _texts(table: str, column: str, values: Iterable[Any]) -> pa.Array:
@@ -432,14 +435,13 @@ def _rows(engine: Any, name: str, source: Any, columns: list[str]) -> Iterator[p
     start = 0
     try:
         with engine.connect() as link:
+            # Rows stay on the server until they are asked for.
             stream = link.execution_options(stream_results=True, yield_per=CHUNK)
-            for rows in stream.execute(sa.select(source)).partitions(CHUNK):
-                values = zip(*rows, strict=True)
-                yield _batch(
-                    [_texts(name, column, v) for column, v in zip(columns, values, strict=True)],
-                    start,
-                )
-                start += len(rows)
+            with stream.execute(sa.select(source)) as result:
+                for rows in result.partitions(CHUNK):
+                    values = zip(columns, zip(*rows, strict=True), strict=True)
+                    yield _batch([_texts(name, column, v) for column, v in values], start)
+                    start += len(rows)
     except sa.exc.SQLAlchemyError as error:
         raise InputError(
             f"The database must answer to the end. Got {type(error).__name__}{_cause(error)} "

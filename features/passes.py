@@ -286,6 +286,7 @@ def _own(scratch: Path) -> duckdb.DuckDBPyConnection:
         LOCAL.scratch = scratch
         LOCAL.con = foreign.connect("400MB", 1, scratch)
         LOCAL.con.execute("SET preserve_insertion_order = true")
+        foreign.lock(LOCAL.con, [], [scratch.parent])
     con: duckdb.DuckDBPyConnection = LOCAL.con
     return con
 
@@ -353,7 +354,7 @@ def _note_reversed(con: duckdb.DuckDBPyConnection, found: Bucketed, giant: int) 
 
 def _note(con: duckdb.DuckDBPyConnection, found: Bucketed, name: str, rows: str) -> None:
     query = f"SELECT count(*), coalesce(sum(greatest(amount, 0)), 0) {rows}"
-    count, money = con.execute(query).fetchone() or (0, 0)
+    count, money = foreign.row(con, query)
     if count:
         found.counts[name] += count
         found.money[name] += int(money)
@@ -370,12 +371,11 @@ def examples(con: duckdb.DuckDBPyConnection, rows: str) -> list[tuple[int, int, 
 def _collect(con: duckdb.DuckDBPyConnection, found: Bucketed) -> None:
     given = ", ".join(f"count({column})" for column in GIVEN)
     kept = "FROM r WHERE verdict = 0"
-    row = con.execute(
+    row = foreign.row(
+        con,
         "SELECT count(*), count(DISTINCT customer_id), min(ts), max(ts), "
-        f"count(*) FILTER (amount > 0), {given} {kept}"
-    ).fetchone()
-    if row is None:
-        return
+        f"count(*) FILTER (amount > 0), {given} {kept}",
+    )
     found.rows, found.customers, found.first, found.last, found.positive = row[:5]
     found.given.update(dict(zip(GIVEN, row[5:], strict=True)))
     # Bit operations: division of 128-bit integers is 30 times slower.
@@ -383,11 +383,12 @@ def _collect(con: duckdb.DuckDBPyConnection, found: Bucketed) -> None:
     text = ", ".join(f"coalesce({column}::VARCHAR, chr(30))" for column in KEY)
     low = "(m & 18446744073709551615::UHUGEINT)::UBIGINT"
     high = "(m >> 64)::UBIGINT"
-    sums = con.execute(
+    sums = foreign.row(
+        con,
         f"SELECT coalesce(sum({low}), 0), coalesce(sum({high}), 0) FROM "
-        f"(SELECT md5_number(concat_ws(chr(31), {text})) AS m {kept})"
-    ).fetchone()
-    found.digest = (int(sums[0]), int(sums[1])) if sums else (0, 0)
+        f"(SELECT md5_number(concat_ws(chr(31), {text})) AS m {kept})",
+    )
+    found.digest = (int(sums[0]), int(sums[1]))
     marked = con.execute(f"SELECT DISTINCT notes {kept} AND notes > 0").fetchall()
     for name, bit in BITS.items():
         if any(notes & bit for (notes,) in marked):

@@ -53,7 +53,9 @@ class Ingested:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; times in microseconds UTC."""
-        return {**asdict(self), "folder": str(self.folder)}
+        told = asdict(self)
+        del told["folder"]  # gone when the command ends
+        return told
 
     def format(self) -> str:
         """The report for a person at the terminal, with examples from the data."""
@@ -122,6 +124,7 @@ def _refused(parts: list[Path]) -> Iterator[dict[str, Any]]:
         return
     con = foreign.connect("400MB", 1)
     con.execute("SET preserve_insertion_order = true")
+    foreign.lock(con, [], [parts[0].parent])
     listed = ", ".join(map(foreign.literal, parts))
     query = (
         f"SELECT * FROM read_parquet([{listed}], union_by_name = true) ORDER BY file, line, rule"

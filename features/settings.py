@@ -15,7 +15,16 @@ from pydantic.dataclasses import dataclass
 
 from features.errors import InputError
 
-__all__ = ["Business", "Customers", "Horizons", "ModelSettings", "Orders", "Settings", "load"]
+__all__ = [
+    "Business",
+    "Customers",
+    "Horizons",
+    "ModelSettings",
+    "Orders",
+    "Settings",
+    "load",
+    "written",
+]
 
 CONFIG = ConfigDict(extra="forbid", strict=False)
 MAX_MONTHS = 24
@@ -29,7 +38,9 @@ class Business:
     time_zone: str = "UTC"  # IANA name; naive times and local days belong to it
     margin: float = Field(default=1.0, gt=0, le=1)  # contribution margin as a share of revenue
     discount_rate: float = Field(default=0.10, ge=0, le=1)  # per year
-    retention_cost: float = Field(default=0.0, ge=0)  # money per customer and month
+    retention_cost: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False
+    )  # money per customer and month
     churn: str = "no_order"  # or "own_gap:3" (multiple of the own mean gap), or "contract_end"
 
     @field_validator("currency")
@@ -53,6 +64,8 @@ class Business:
     def _churn(cls, value: str) -> str:
         if not re.fullmatch(r"no_order|contract_end|own_gap:\d+(\.\d+)?", value):
             raise ValueError('must be "no_order", "contract_end" or "own_gap:MULTIPLE"')
+        if value.startswith("own_gap:") and not float(value[8:]):
+            raise ValueError("must be own_gap with a multiple above 0, such as own_gap:3")
         return value
 
 
@@ -132,17 +145,30 @@ def load(path: Path | None) -> Settings:
     InputError
         A file that is missing or no TOML, a key that is unknown, a value out of range.
     """
-    if path is None:
-        return Settings()
+    return Settings() if path is None else parse(_toml(path), path.name)
+
+
+def written(path: Path | None, table: str) -> set[str]:
+    """The keys that a settings file itself gives in one table."""
+    found = {} if path is None else _toml(path).get(table, {})
+    return set(found) if isinstance(found, dict) else set()
+
+
+def _toml(path: Path) -> dict[str, Any]:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Editors on Windows put a byte order mark first.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(
             f"The settings file must exist. Got {path}. Name it by --config."
         ) from None
+    except OSError as error:
+        raise InputError(
+            f"The settings file must be readable. Got '{error.strerror}' for {path}. "
+            "Name a file by --config."
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} must be TOML in UTF-8: {error}. Mend that line.") from None
-    return parse(raw, path.name)
 
 
 def parse(raw: dict[str, Any], name: str = "settings") -> Settings:

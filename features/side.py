@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from features.errors import InputError
-from features.foreign import literal, quoted
+from features.foreign import literal, quoted, row
 from features.formats import Sheet, Table
 from features.layouts import places
 from features.rules import bucket_of
@@ -233,13 +233,13 @@ def _merged(
     about.columns = ["customer_id", *sorted(r[0] for r in described if r[0] != "customer_id")]
     listed = ", ".join(map(quoted, about.columns))
     con.execute(f"CREATE TABLE people_once AS SELECT DISTINCT {listed} FROM people_all")
-    row = con.execute(
+    about.rows_in, about.missing, about.double = row(
+        con,
         "SELECT (SELECT count(*) FROM people_all), "
         "(SELECT count(*) FROM people_all WHERE customer_id IS NULL), "
         "(SELECT count(*) - count(DISTINCT customer_id) FROM people_once "
-        "WHERE customer_id IS NOT NULL)"
-    ).fetchone()
-    about.rows_in, about.missing, about.double = row or (0, 0, 0)
+        "WHERE customer_id IS NOT NULL)",
+    )
     folder.mkdir()
     order = ", ".join(f"{quoted(c)} NULLS LAST" for c in about.columns)
     for bucket in range(buckets):

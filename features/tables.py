@@ -98,6 +98,7 @@ class _Ingest:
         for name in ("scratch", "raw", "orders", "refused"):
             (stage / name).mkdir()
         self.con = foreign.connect("1GB", self.workers, self.scratch)
+        foreign.lock(self.con, [], [stage])
         self.work = Work(stage / "raw", stage / "refused")
         self.total = Bucketed()
         self.rows_in = self.sales = 0
@@ -179,7 +180,7 @@ class _Ingest:
             f"first, min(line) AS line, sum(greatest(amount, 0)) AS money, {hits} FROM kept "
             "GROUP BY ALL"
         )
-        rows, money = self.con.execute("SELECT sum(n), sum(money) FROM days").fetchone() or (0, 0)
+        rows, money = foreign.row(self.con, "SELECT sum(n), sum(money) FROM days")
         self.rows_in += int(rows)
         self.sales += int(money)
 
@@ -241,7 +242,7 @@ class _Ingest:
     def _sentinels(self) -> None:
         unit = 10 ** minor_digits(self.settings.business.currency)
         sums = ", ".join(f"sum(s{i})" for i in range(len(SENTINELS)))
-        counts = self.con.execute(f"SELECT {sums} FROM days").fetchone() or ()
+        counts = foreign.row(self.con, f"SELECT {sums} FROM days")
         for value, count in zip(SENTINELS, counts, strict=True):
             if count < max(SENTINEL_SHARE * self.rows_in, SENTINEL_ROWS):
                 continue
@@ -363,12 +364,11 @@ class _Ingest:
         text += f"{self.total.digest[0]:x} {self.total.digest[1]:x}"
         people = self.stage / "customers"
         if people.exists():
-            pattern = f"{people}/*.parquet"
-            digest = self.con.execute(
-                "SELECT sum((md5_number(p::VARCHAR) >> 64)::UBIGINT) "
-                "FROM read_parquet(?) AS p", [pattern],
-            ).fetchone()  # fmt: skip
-            text += f" {digest[0] if digest else 0}"
+            query = (
+                "SELECT coalesce(sum((md5_number(p::VARCHAR) >> 64)::UBIGINT), 0) "
+                f"FROM read_parquet({foreign.literal(people / '*.parquet')}) AS p"
+            )
+            text += f" {self._one(query)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _rules(self) -> tuple[RuleCount, ...]:

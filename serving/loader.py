@@ -10,10 +10,11 @@ import pandas as pd
 
 from features.catalogue import feature_hash
 from features.errors import InputError
-from features.settings import Settings
+from features.settings import Settings, written
+from features.settings import load as load_settings
 from training import bundle, registry
 from training.model import Model
-from training.run import Data, find_settings, with_horizons
+from training.run import Data, settings_file, with_horizons
 
 __all__ = ["Loaded", "load"]
 
@@ -59,15 +60,15 @@ class Loaded:
         InputError
             The data's settings speak of another currency or time zone than the model.
         """
-        beside, own = find_settings(data, config), self.model.settings
-        if beside != Settings():
-            for key in ("currency", "time_zone"):
-                theirs, ours = getattr(beside.business, key), getattr(own.business, key)
-                if theirs != ours:
-                    raise InputError(
-                        f"[business] {key} must be the model's, {ours}. Got {theirs}. "
-                        "Take the model trained for these data, or mend clv.toml."
-                    )
+        file, own = settings_file(data, config), self.model.settings
+        beside = load_settings(file)
+        for key in written(file, "business") & {"currency", "time_zone"}:
+            theirs, ours = getattr(beside.business, key), getattr(own.business, key)
+            if theirs != ours:
+                raise InputError(
+                    f"[business] {key} must be the model's, {ours}. Got {theirs}. "
+                    "Take the model trained for these data, or mend clv.toml."
+                )
         return replace(beside, business=own.business, customers=own.customers)
 
 

@@ -29,15 +29,15 @@ class _Lines:
     """
 
     def __init__(self) -> None:
-        self.stage, self.began = "", time.monotonic()
-        self.heard = self.began
+        self.stage, self.ended = "", False
+        self.began = self.heard = time.monotonic()
 
     def __call__(self, stage: str, part: float) -> None:
-        if stage != self.stage:
+        again = stage == self.stage and self.ended and part >= 1.0  # its end, told once more
+        if stage != self.stage or (self.ended and not again):
             self.stage, self.began = stage, self.heard
-        self.heard = time.monotonic()
-        if part >= 1.0:
-            self.stage = ""
+        self.heard, self.ended = time.monotonic(), part >= 1.0
+        if self.ended and not again:
             seconds = self.heard - self.began
             print(f"{stage}: done in {seconds:.1f} s", file=sys.stderr, flush=True)
 

@@ -215,6 +215,11 @@ class Trained:
     second: Ran  # clv train --json, which made version 2 of the same data
     chatter: str  # all that both trainings wrote to standard output and standard error
 
+    @property
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """The same data as frames."""
+        return {"orders": self.orders, "customers": self.customers}
+
 
 SETTINGS = """[business]
 currency = "EUR"
@@ -256,6 +261,13 @@ def small_shop() -> tuple[pd.DataFrame, pd.DataFrame]:
     return orders, customers
 
 
+def few_draws(patch: pytest.MonkeyPatch) -> None:
+    """Spare the bootstrap its 500 draws: the intervals have their own tests."""
+    from training.backtest import Judgement
+
+    patch.setattr(Judgement.compare, "__defaults__", (20,))
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Trained:
     """Trained twice on the same data: in a notebook's way on frames, and by command on files."""
@@ -272,6 +284,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Trained
     noise = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         use_home(patch, home)
+        few_draws(patch)
         patch.chdir(folder)
         with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
             frames = {"orders": orders.sample(frac=1, random_state=0), "customers": customers}
@@ -282,13 +295,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Trained
 
 
 @pytest.fixture
-def at_home(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Trained]:
+def at_home(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
     """The trained home, to be read only; the current folder is elsewhere and stays empty."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     use_home(monkeypatch, trained.home)
+    few_draws(monkeypatch)
     yield trained
     assert list(elsewhere.iterdir()) == []

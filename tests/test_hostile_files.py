@@ -228,7 +228,7 @@ def test_a_longer_file_takes_no_more_memory(tmp_path: Path) -> None:
     The shorter file is already longer than what is held in memory to choose the buckets.
     """
     peaks = []
-    for rows in (250_000, 1_000_000):
+    for rows in (220_000, 880_000):
         path = tmp_path / f"orders-{rows}.csv"
         with duckdb.connect() as con:
             con.execute(
@@ -328,7 +328,7 @@ def test_number_ids_of_typed_sources_are_exact(read: Read, tmp_path: Path) -> No
 
 
 @hypothesis_settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     st.sets(
@@ -657,14 +657,11 @@ def test_flipped_bits_in_parquet_never_reach_the_parent(tmp_path: Path) -> None:
     assert {code for code in codes if code >= 0} <= {0, 3}
     assert codes.count(0) > 0
     assert codes.count(3) > 0
-    for name, code in zip(names, codes, strict=True):
-        if code == 0:
-            rows = pa.ipc.open_stream(name + ".out").read_all().drop_columns("line")
-            with duckdb.connect() as con:
-                own = con.execute(f"SELECT COLUMNS(*)::VARCHAR FROM '{name}'").fetchall()
-            texts = [tuple(r.values()) for r in rows.to_pylist()]
-            assert len(texts) == len(own)
-            assert [t[0] for t in texts] == [o[0] for o in own]
+    with duckdb.connect() as con:
+        for name in (n for n, code in zip(names, codes, strict=True) if code == 0):
+            sent = pa.ipc.open_stream(name + ".out").read_all().column("c0").to_pylist()
+            own = con.execute(f"SELECT customer_id::VARCHAR FROM '{name}'").fetchall()
+            assert sent == [value for (value,) in own]
 
 
 @pytest.mark.parametrize("cut", [0, 3, 50, -1, -9])

@@ -10,6 +10,7 @@ by up to .008 and the total off by up to 25 points on seasonal ones. It earned n
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 
-__all__ = ["Booster", "Problem"]
+__all__ = ["LARGEST_LEAF", "Booster", "Problem"]
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["value", "churn"]
@@ -27,6 +28,8 @@ ROUNDS: Final = 500
 PATIENCE: Final = 30
 #: The final fit has a quarter more rows than the one that found the number of rounds.
 STRETCH: Final = 1.1
+#: Leaves add up on the scale of a log or a logit: beyond it a tree was tampered with.
+LARGEST_LEAF: Final = 10.0
 TREES: Final = {
     "tree_method": "hist", "eta": 0.1, "max_depth": 3, "min_child_weight": 5, "subsample": 0.8,
     "colsample_bytree": 0.6, "reg_lambda": 20.0, "verbosity": 0,
@@ -86,6 +89,13 @@ class Booster:
         model = self._model
         found = model.inplace_predict(X.astype(np.float32), predict_type="margin")
         return np.asarray(found, np.float64)
+
+    @property
+    def sane(self) -> bool:
+        """Whether every leaf of every tree is of a size that learning gives."""
+        leaves = re.findall(r"leaf=([^\s,]+)", " ".join(self._model.get_dump()))
+        # Written so that "not a number" is not sane.
+        return all(abs(float(leaf)) <= LARGEST_LEAF for leaf in leaves)
 
     @property
     def _model(self) -> Any:

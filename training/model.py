@@ -11,6 +11,7 @@ higher churn, and 24 monthly values cost as much as one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -18,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.optimize import brentq
 from scipy.special import expit, inv_boxcox, logit, xlogy
 
 from features.behaviour import Rows
@@ -28,7 +30,7 @@ from features.settings import MAX_MONTHS, Settings, parse
 from features.spine import instant, text
 from training.anchor import Anchor, Forecast, History
 from training.bundle import Parts
-from training.members import Booster, Problem
+from training.members import LARGEST_LEAF, Booster, Problem
 from training.samples import Origin, Samples, weeks_ahead
 
 __all__ = ["Model", "Predictions", "Returns"]
@@ -38,7 +40,10 @@ ANCHOR_COLUMNS: Final = ("anchor_value", "anchor_orders", "anchor_churn", "ancho
 REFERENCE_WEEKS: Final = 52.0  # horizon of the forecast that members see as columns
 #: A correction is learned in units of the mean label; forecasts below a thousandth count as that.
 LEAST: Final = 1e-3
+#: A customer who spends more than this many times the median teaches as one who spends just that.
+GIANT: Final = 100.0
 GOLDEN_ROWS: Final = 12
+LARGEST_SHIFT: Final = 40.0  # logit: every mean between 0 and 1 lies within
 
 
 @dataclass(frozen=True)
@@ -57,19 +62,22 @@ class Returns:
     MOST = 0.95  # of purchases: beyond it, net value would no longer rise with the horizon
 
     @classmethod
-    def fit(cls, samples: Samples, spend: Floats, refunds: Floats, recent: Floats) -> Returns:
+    def fit(
+        cls, samples: Samples, spend: Floats, refunds: Floats, recent: Floats, tamed: Floats
+    ) -> Returns:
         """Level from all purchases so far; what is pending from labels against that level.
 
-        `spend`, `refunds` and `recent` (last 30 days' spend) are the rows' features, currency.
+        `spend`, `refunds` and `recent` (last 30 days' spend) are the rows' features, currency;
+        `tamed` is each row's factor from `_tamed`.
         """
-        bought = float(spend.sum())
-        share = min(float(refunds.sum()) / bought, cls.MOST) if bought > 0 else 0.0
+        bought = float((spend * tamed).sum())
+        share = min(float((refunds * tamed).sum()) / bought, cls.MOST) if bought > 0 else 0.0
         buyers = spend > 0
-        strength = float(spend[buyers].mean()) if buyers.any() else 1.0
+        strength = float((spend * tamed)[buyers].mean()) if buyers.any() else 1.0
         plain = cls(share, strength, 0.0)
-        each = plain.of(spend, refunds)
+        each = plain.of(spend, refunds) * tamed
         expected, due = float((each * samples.gross).sum()), float((each * recent).sum())
-        late = (float(samples.refunds.sum()) - expected) / due if due > 0 else 0.0
+        late = (float((samples.refunds * tamed).sum()) - expected) / due if due > 0 else 0.0
         return replace(plain, pending=min(max(late, 0.0), 1.0))
 
     def of(self, spend: Floats, refunds: Floats) -> Floats:
@@ -128,6 +136,10 @@ class Model:
     trained_until: int  # microseconds UTC: nothing at or after it was seen
     origins: tuple[Origin, ...]
     customers: int
+    levels: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # added to log value and logit of churn, see `levelled`
 
     @property
     def catalogue(self) -> Catalogue:
@@ -164,21 +176,25 @@ class Model:
         def column(name: str) -> Floats:
             return samples.features[:, named[name]]
 
-        returns = Returns.fit(samples, column("spend"), column("refunds"), column("spend_30d"))
+        spend = column("spend")
+        tamed = _tamed(np.maximum(spend, samples.gross))
+        returns = Returns.fit(samples, spend, column("refunds"), column("spend_30d"), tamed)
         days = float(column("order_days").sum())
         model = cls(
             settings=settings, vocabulary=vocabulary, anchor=anchor, returns=returns,
             orders_per_day=float(column("orders").sum()) / days if days else 1.0,
-            scale=max(float(samples.gross.mean()), 1e-9),
+            scale=max(float((samples.gross * tamed).mean()), 1e-9),
             columns=_varying(samples.features, feature_names), members={},
             trained_until=trained_until, origins=origins, customers=customers,
         )  # fmt: skip
         few = customers < settings.model.thin_below or settings.model.objective == "btyd"
         if few or samples.churned.min() == samples.churned.max():
             return model
-        return replace(model, members=model._learn(samples, named, seed))
+        return replace(model, members=model._learn(samples, named, tamed, seed))
 
-    def _learn(self, samples: Samples, named: Mapping[str, int], seed: int) -> dict[str, Booster]:
+    def _learn(
+        self, samples: Samples, named: Mapping[str, int], tamed: Floats, seed: int
+    ) -> dict[str, Booster]:
         zone = self.settings.business.time_zone
         value, none = np.empty(len(samples)), np.empty(len(samples))
         for k, origin in enumerate(self.origins):
@@ -191,8 +207,8 @@ class Model:
         weight = samples.months / samples.months.max()
         weight = weight / weight.mean()
         problems = (
-            Problem("value", X, samples.gross / self.scale, self._margin(value), weight,
-                    samples.fold),
+            Problem("value", X, samples.gross * tamed / self.scale, self._margin(value * tamed),
+                    weight, samples.fold),
             Problem("churn", X, samples.churned, logit(none), weight, samples.fold),
         )  # fmt: skip
         return {p.kind: Booster.fit(p, seed) for p in problems}
@@ -218,7 +234,28 @@ class Model:
             )
         chosen = rows.values[:, [named[name] for name in self.columns]]
         X = np.hstack([chosen, self._anchor_columns(History.of(rows))])
-        return self.members["value"].correction(X), self.members["churn"].correction(X)
+        value, churn = (self.members[kind].correction(X) for kind in ("value", "churn"))
+        return value + self.levels[0], churn + self.levels[1]
+
+    def levelled(self, rows: Rows, as_of: int, months: int) -> Model:
+        """The model whose total and mean churn at `months` are the anchor's, for these rows.
+
+        For histories that hold no label of the whole horizon: shorter labels tell who buys more
+        than forecast, but their seasons say little of the level of a longer window.
+        """
+        ahead = weeks_ahead(as_of, months, self.settings.business.time_zone)
+        forecast = self.anchor.forecast(History.of(rows), [ahead])
+        up, odds = self.corrections(rows)
+        value, none = forecast.value[:, 0], forecast.no_order[:, 0]
+        # fsum rounds once: the same level in whatever order the customers stand.
+        level = math.log(math.fsum(value) / math.fsum(value * np.exp(up)))
+        wanted = math.fsum(none)
+
+        def surplus(shift: float) -> float:
+            return math.fsum(expit(logit(none) + odds + shift)) - wanted
+
+        shift = float(brentq(surplus, -LARGEST_SHIFT, LARGEST_SHIFT, xtol=1e-9))
+        return replace(self, levels=(self.levels[0] + level, self.levels[1] + shift))
 
     def predict(self, rows: Rows, as_of: int, months: Sequence[int]) -> Predictions:
         """Predictions of feature rows at one `as_of`, for any horizons of 1 to 24 months."""
@@ -296,6 +333,7 @@ class Model:
             "returns": [self.returns.share, self.returns.strength, self.returns.pending],
             "orders_per_day": self.orders_per_day,
             "scale": self.scale,
+            "levels": list(self.levels),
             "columns": list(self.columns),
             "members": list(self.members),
             "trained_until": self.trained_until,
@@ -314,7 +352,7 @@ class Model:
         Raises
         ------
         BundleError
-            A golden row differs by one bit, or a prediction is not finite.
+            A golden row differs by one bit, a prediction is not finite, or a leaf is absurd.
         """
         card = parts.card
         model = cls(
@@ -324,14 +362,23 @@ class Model:
             returns=Returns(*card["returns"]),
             orders_per_day=card["orders_per_day"],
             scale=card["scale"],
+            levels=tuple(card["levels"]),
             columns=tuple(card["columns"]),
             members={kind: Booster(parts.files[f"{kind}.ubj"]) for kind in card["members"]},
             trained_until=card["trained_until"],
             origins=tuple(Origin(*pair) for pair in card["origins"]),
             customers=card["customers"],
         )
+        for kind, booster in model.members.items():
+            if not booster.sane:
+                raise BundleError(
+                    f"The leaves of the trees must be {LARGEST_LEAF:g} at most. Got a larger one "
+                    f"in {kind}.ubj. Train again."
+                )
         found = model._golden(np.array(parts.golden["rows"], np.float64))
-        for name, values in parts.golden["predictions"].items():
+        expected = parts.golden["predictions"]
+        for name in sorted({*found, *expected}):
+            values = expected.get(name, [np.nan])
             if found.get(name) != values or not np.isfinite(values).all():
                 raise BundleError(
                     f"The golden rows must give their predictions bit for bit. '{name}' differs. "
@@ -351,6 +398,16 @@ def _orders(forecast: Forecast, churn: Floats, orders_per_day: float) -> Floats:
     """Expected orders: the corrected chance of any, times the anchor's number given one."""
     given_one = forecast.order_days / (1.0 - forecast.no_order)
     return np.asarray((1.0 - churn) * given_one * max(orders_per_day, 1.0))
+
+
+def _tamed(size: Floats) -> Floats:
+    """Factor on money, (rows,): below 1 for giants only, so that one cannot teach all the others.
+
+    It scales label and forecast of a row alike, hence what is learned of their ratio stays.
+    """
+    some = size[size > 0]
+    most = GIANT * float(np.median(some)) if len(some) else 1.0
+    return np.asarray(most / np.maximum(size, most))
 
 
 def _varying(features: Floats, names: Sequence[str]) -> tuple[str, ...]:

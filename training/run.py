@@ -26,7 +26,7 @@ from training.fitting import Progress, fit
 from training.model import Model, golden_rows
 from training.registry import Dataset, Version
 
-__all__ = ["Data", "Trained", "as_of_in", "find_settings", "read", "train"]
+__all__ = ["Data", "Trained", "as_of_in", "find_settings", "read", "settings_file", "train"]
 
 Data = str | Path | pd.DataFrame | Mapping[str, pd.DataFrame]
 WEEK: Final = 7 * DAY
@@ -61,12 +61,18 @@ class Trained:
         }
 
 
+def settings_file(data: Data, config: Path | None = None) -> Path | None:
+    """`config`, else ``clv.toml`` in the data folder or beside the file of orders, if there is."""
+    if config is not None or not isinstance(data, str | Path) or "://" in str(data):
+        return config
+    place = Path(data)
+    beside = (place if place.is_dir() else place.parent) / "clv.toml"
+    return beside if beside.is_file() else None
+
+
 def find_settings(data: Data, config: Path | None = None) -> Settings:
-    """Settings from `config`, else from ``clv.toml`` in the data folder, else the defaults."""
-    if config is None and isinstance(data, str | Path) and "://" not in str(data):
-        beside = Path(data) / "clv.toml"
-        config = beside if beside.is_file() else None
-    return load_settings(config)
+    """Settings from `settings_file`, else the defaults."""
+    return load_settings(settings_file(data, config))
 
 
 @contextmanager

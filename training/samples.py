@@ -67,7 +67,8 @@ def plan(first_ts: int, known_until: int, longest: int, zone: str, most: int) ->
         if length:
             found.append(Origin(add_months(known_until, -back, zone), length))
     if len(found) > most:
-        keep = np.unique(np.linspace(0, len(found) - 1, most).round().astype(int))
+        # From the newest on: where only one is wanted, it is that one.
+        keep = np.unique(np.linspace(len(found) - 1, 0, most).round().astype(int))
         found = [found[i] for i in keep]
     for origin in found:
         labels.require_ripe(origin.cutoff, origin.months, known_until, zone)
