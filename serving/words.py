@@ -9,7 +9,7 @@ import pandas as pd
 
 from serving.batch import Scored
 from serving.loader import Loaded
-from training import scores, tracking
+from training import leaderboard, tracking
 from training.backtest import OURS, Judgement
 from training.run import Trained
 
@@ -26,10 +26,10 @@ def judged(test: Judgement) -> str:
     lines = [
         f"Out of time: fitted before {test.cutoff}, judged on the {test.months} months after, "
         f"{len(test.actual):,} customers",
-        "", "Value (net revenue)", scores.format_table(board[list(VALUE)]),
+        "", "Value (net revenue)", leaderboard.format_table(board[list(VALUE)]),
         "", "Share of the value held by the top 1, 5, 10, 20 % by prediction",
-        scores.format_table(board[list(CAPTURE)]),
-        "", "Churn (no order)", scores.format_table(board[list(CHURN)]),
+        leaderboard.format_table(board[list(CAPTURE)]),
+        "", "Churn (no order)", leaderboard.format_table(board[list(CHURN)]),
         "", _verdicts(test.compare()),
     ]  # fmt: skip
     return "\n".join(lines)

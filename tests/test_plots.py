@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from features.errors import InputError
-from training import plots, scores
+from training import leaderboard, plots
 
 N = 60
 MONTHS = [f"2024-{month:02d}" for month in range(1, 13)]
@@ -45,7 +45,7 @@ def lines(axes: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def every_figure() -> dict[str, Callable[[], Any]]:
     actual, a, b = shop()
     churned, p = churn()
-    board = scores.leaderboard(actual, {"ours": a, "other": b}, churned, {"ours": p})
+    board = leaderboard.leaderboard(actual, {"ours": a, "other": b}, churned, {"ours": p})
     return {
         "decile": lambda: plots.decile_chart(actual, a, currency="EUR"),
         "gain": lambda: plots.gain_curve(actual, {"ours": a, "other": b}),
@@ -130,7 +130,7 @@ def test_tracking_plot_shows_months_and_running_totals() -> None:
 def test_leaderboard_chart_fills_the_best_dot_of_each_panel() -> None:
     actual, a, b = shop()
     churned, p = churn()
-    board = scores.leaderboard(actual, {"b": b, "a": a}, churned, {"a": p})
+    board = leaderboard.leaderboard(actual, {"b": b, "a": a}, churned, {"a": p})
     panels = plots.leaderboard_chart(board, metrics=["mae", "abs_bias", "auroc"]).axes
     expected = [board["mae"], board["bias"].abs(), board["auroc"]]
     for axes, column in zip(panels, expected, strict=True):
@@ -211,7 +211,7 @@ def test_tiny_inputs_are_drawn(actual: list[float], predicted: list[float]) -> N
         plots.calibration_plot([v > 0 for v in actual], {"ours": np.array(predicted) / 3}),
         plots.tracking_plot([1, 2, 3], predicted, actual, currency="EUR"),
         plots.tracking_plot(["2024-01"], [0], [np.nan], currency="EUR"),
-        plots.leaderboard_chart(scores.leaderboard(actual, {"ours": predicted})),
+        plots.leaderboard_chart(leaderboard.leaderboard(actual, {"ours": predicted})),
     ]
     for figure in figures:
         figure.canvas.draw()
@@ -274,7 +274,7 @@ def test_pyplot_is_never_imported_and_matplotlib_only_when_drawing() -> None:
         ),
         (
             lambda: plots.leaderboard_chart(
-                scores.leaderboard([1, 2], {"a": [1, 2]}), metrics=["auroc"]
+                leaderboard.leaderboard([1, 2], {"a": [1, 2]}), metrics=["auroc"]
             ),
             "hold one of auroc",
         ),

@@ -16,7 +16,7 @@ from scipy.stats import norm, spearmanr
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
 from features.errors import InputError
-from training import scores
+from training import leaderboard, scores
 from training.scores import Difference
 
 VALUE_WITH_INTERVAL = [*scores.VALUE_METRICS, "abs_bias"]
@@ -190,7 +190,7 @@ def test_no_figure_depends_on_the_order_of_rows() -> None:
         got = (
             repr(scores.value_metrics(y, a1)),
             repr(scores.churn_metrics(z, p1)),
-            repr(scores.compare(y, {"a": a1, "b": b1}, "a", draws=20).to_numpy().tolist()),
+            repr(leaderboard.compare(y, {"a": a1, "b": b1}, "a", draws=20).to_numpy().tolist()),
             repr(scores.paired_bootstrap(z, p1, q1, "auroc", draws=20)),
             repr(scores.bootstrap(y, a1, "normalised_gini", draws=20)),
             scores.decile_table(y, a1).to_numpy().tobytes(),
@@ -372,7 +372,7 @@ def test_verdict(metric: str, low: float, high: float, expected: str) -> None:
 def test_leaderboard_has_a_row_per_model_in_the_order_given() -> None:
     actual, a, b = shop(80)
     churned, p, _ = churn(80)
-    board = scores.leaderboard(actual, {"z": a, "b": b}, churned, {"z": p, "only churn": p})
+    board = leaderboard.leaderboard(actual, {"z": a, "b": b}, churned, {"z": p, "only churn": p})
     assert list(board.index) == ["z", "b", "only churn"]
     assert list(board.columns) == ["n", *scores.VALUE_METRICS, *scores.CHURN_METRICS]
     assert board.loc["z"].to_dict() == {
@@ -381,12 +381,14 @@ def test_leaderboard_has_a_row_per_model_in_the_order_given() -> None:
     }
     assert board.loc["b", list(scores.CHURN_METRICS)].isna().all()
     assert board.loc["only churn", list(scores.VALUE_METRICS)].isna().all()
-    assert list(scores.leaderboard(actual, {"b": b}).columns) == ["n", *scores.VALUE_METRICS]
+    assert list(leaderboard.leaderboard(actual, {"b": b}).columns) == ["n", *scores.VALUE_METRICS]
 
 
 def test_compare_gives_the_same_figures_as_one_question_at_a_time() -> None:
     actual, a, b = shop(80)
-    table = scores.compare(actual, {"b": b, "ours": a, "flat": b * 0 + 9}, "ours", draws=30, seed=5)
+    table = leaderboard.compare(
+        actual, {"b": b, "ours": a, "flat": b * 0 + 9}, "ours", draws=30, seed=5
+    )
     assert list(table["model"]) == ["b", "flat"] * len(scores.COMPARED)
     assert list(dict.fromkeys(table["metric"])) == list(scores.COMPARED)
     for row in table[table["model"] == "b"].itertuples():
@@ -399,7 +401,7 @@ def test_compare_gives_the_same_figures_as_one_question_at_a_time() -> None:
 
 def test_compare_takes_churn() -> None:
     churned, p, q = churn(80)
-    table = scores.compare(churned, {"ours": p, "q": q}, "ours", metrics=["brier"], draws=10)
+    table = leaderboard.compare(churned, {"ours": p, "q": q}, "ours", metrics=["brier"], draws=10)
     assert table["ours"][0] == pytest.approx(brier_score_loss(churned, p))
 
 
@@ -440,7 +442,7 @@ def test_table_as_text() -> None:
         },
         index=pd.Index(["ours", "Pareto/NBD"], name="model"),
     )
-    assert scores.format_table(frame).split("\n") == [
+    assert leaderboard.format_table(frame).split("\n") == [
         "model            n     mae    gini  good",
         "ours        25,000   31.96  0.7195  yes",
         "Pareto/NBD       7  132.50       -  no",
@@ -450,8 +452,8 @@ def test_table_as_text() -> None:
 def test_wide_table_is_cut_into_blocks_that_repeat_the_first_column() -> None:
     actual, a, b = shop(80)
     churned, p, q = churn(80)
-    board = scores.leaderboard(actual, {"ours": a, "x": b}, churned, {"ours": p, "x": q})
-    text = scores.format_table(board, width=80)
+    board = leaderboard.leaderboard(actual, {"ours": a, "x": b}, churned, {"ours": p, "x": q})
+    text = leaderboard.format_table(board, width=80)
     blocks = text.split("\n\n")
     assert len(blocks) > 1
     assert max(len(line) for line in text.split("\n")) <= 80
@@ -463,13 +465,13 @@ def test_wide_table_is_cut_into_blocks_that_repeat_the_first_column() -> None:
 
 def test_text_cannot_break_the_table() -> None:
     frame = pd.DataFrame({"a": ["x\ny\tz", "w" * 500], "b": [True, False], "c": [None, 1e9]})
-    lines = scores.format_table(frame).split("\n")
+    lines = leaderboard.format_table(frame).split("\n")
     assert len(lines) == 3
     assert max(map(len, lines)) <= 96
     assert lines[1].split() == ["x", "y", "z", "True", "-"]
     assert lines[2].split() == ["w" * 40, "False", "1,000,000,000"]
-    assert scores.format_table(pd.DataFrame()) == ""
-    assert scores.format_table(frame[:0]).split() == ["a", "b", "c"]
+    assert leaderboard.format_table(pd.DataFrame()) == ""
+    assert leaderboard.format_table(frame[:0]).split() == ["a", "b", "c"]
 
 
 # ---- refusals ----------------------------------------------------------------------------------
@@ -489,7 +491,7 @@ def test_text_cannot_break_the_table() -> None:
         (lambda: scores.bootstrap([0, 1], [0.1, 0.2], "r2"), "one of mae.*Got 'r2'"),
         (lambda: scores.bootstrap([0, 1], [0.1, 0.2], "mae", draws=0), "at least 1. Got 0"),
         (lambda: scores.better("bias", 1), "must have a direction.*Got 'bias'"),
-        (lambda: scores.compare([1], {"a": [1]}, "b"), "among a. Got 'b'"),
+        (lambda: leaderboard.compare([1], {"a": [1]}, "b"), "among a. Got 'b'"),
     ],
 )
 def test_refusals_say_what_came(call: Callable[[], object], words: str) -> None:

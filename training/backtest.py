@@ -13,7 +13,7 @@ import pandas as pd
 from features.settings import MAX_MONTHS, Settings
 from features.spine import add_months, months_between, text
 from features.store import Store
-from training import scores
+from training import leaderboard, scores
 from training.baselines import Evidence, fit_all
 from training.fitting import Progress, fit
 from training.labels import require_ripe
@@ -49,12 +49,12 @@ class Judgement:
 
     def leaderboard(self) -> pd.DataFrame:
         """One row per model, all metrics."""
-        return scores.leaderboard(self.actual, self.values, self.churned, self.churn)
+        return leaderboard.leaderboard(self.actual, self.values, self.churned, self.churn)
 
     def compare(self, draws: int = 500) -> pd.DataFrame:
         """Paired differences between our model and each other, value and churn."""
-        value = scores.compare(self.actual, self.values, OURS, draws=draws)
-        churn = scores.compare(
+        value = leaderboard.compare(self.actual, self.values, OURS, draws=draws)
+        churn = leaderboard.compare(
             self.churned, self.churn, OURS, metrics=scores.COMPARED_CHURN, draws=draws
         )
         return pd.concat([value, churn], ignore_index=True)

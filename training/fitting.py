@@ -41,7 +41,6 @@ class Fitted:
     samples: Samples
     catalogue: Catalogue
     share: float  # of customers whose rows were learned from
-    unripe: int  # customers times cutoffs that were left out since no label was ripe
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def fit(
         model = model.levelled(now, known_until, longest)
     if progress:
         progress("fitting the corrections", 1.0)
-    return Fitted(model, samples, words, share, customers)
+    return Fitted(model, samples, words, share)
 
 
 def _ticker(progress: Progress | None, total: int) -> Callable[[str], Callable[[], None] | None]:

@@ -271,7 +271,7 @@ def leaderboard_chart(
 ) -> Figure:
     """A panel per metric with a dot per model; the best dot is filled, each says its number.
 
-    ``board`` is that of ``scores.leaderboard``; metrics that it lacks are passed over, and
+    ``board`` is that of ``leaderboard.leaderboard``; metrics that it lacks are passed over, and
     ``abs_bias`` is read from ``bias``.
     """
     table = board.assign(abs_bias=board["bias"].abs()) if "bias" in board else board

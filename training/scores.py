@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from operator import itemgetter
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
@@ -33,11 +32,9 @@ __all__ = [
     "better",
     "bootstrap",
     "churn_metrics",
-    "compare",
     "decile_table",
-    "format_table",
     "gain_points",
-    "leaderboard",
+    "paired",
     "paired_bootstrap",
     "reliability_table",
     "value_metrics",
@@ -402,6 +399,26 @@ def bootstrap(
     return Interval(value, *_interval(_resampled(rows, [metric], draws, seed)[:, 0, 0])[1:])
 
 
+def paired(
+    actual: npt.ArrayLike,
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    metrics: Sequence[str],
+    *,
+    draws: int = 500,
+    seed: int = 0,
+) -> list[tuple[float, float, Difference]]:
+    """For each metric: that of a and of b on all rows, and a less b on the same resamples."""
+    rows = _rows(actual, a, b, churn=_is_churn(metrics))
+    ones = np.ones(len(rows[0].actual))
+    drawn = _resampled(rows, metrics, draws, seed)
+    found = []
+    for i, metric in enumerate(metrics):
+        one, other = (_ALL[metric](each, ones) for each in rows)
+        found.append((one, other, Difference(*_interval(drawn[:, 0, i] - drawn[:, 1, i]))))
+    return found
+
+
 def paired_bootstrap(
     actual: npt.ArrayLike,
     a: npt.ArrayLike,
@@ -412,8 +429,7 @@ def paired_bootstrap(
     seed: int = 0,
 ) -> Difference:
     """metric(a) - metric(b), both on the same resampled customers; see ``bootstrap``."""
-    scores = _resampled(_rows(actual, a, b, churn=_is_churn([metric])), [metric], draws, seed)
-    return Difference(*_interval(scores[:, 0, 0] - scores[:, 1, 0]))
+    return paired(actual, a, b, [metric], draws=draws, seed=seed)[0][2]
 
 
 def _resampled(rows: Sequence[_Rows], metrics: Sequence[str], draws: int, seed: int) -> Floats:
@@ -434,66 +450,6 @@ def _interval(outcomes: Floats) -> tuple[float, float, float]:
         return math.nan, math.nan, math.nan
     low, high = np.percentile(known, [2.5, 97.5])
     return float(known.mean()), float(low), float(high)
-
-
-def leaderboard(
-    actual: npt.ArrayLike,
-    predictions: Mapping[str, npt.ArrayLike],
-    churned: npt.ArrayLike | None = None,
-    probabilities: Mapping[str, npt.ArrayLike] | None = None,
-) -> pd.DataFrame:
-    """One row per model (index ``model``), in the order given; columns n and then the metrics.
-
-    A model without churn probabilities has nan there, and one without values likewise.
-    """
-    value = {name: value_metrics(actual, p) for name, p in predictions.items()}
-    churn = {}
-    if churned is not None:
-        churn = {name: churn_metrics(churned, p) for name, p in (probabilities or {}).items()}
-    columns = [N, *VALUE_METRICS, *(CHURN_METRICS if churn else ())]
-    models = list(dict.fromkeys([*value, *churn]))
-    frame = pd.DataFrame(
-        [{**churn.get(model, {}), **value.get(model, {})} for model in models],
-        index=pd.Index(models, name="model", dtype=object),
-        columns=columns,
-        dtype=np.float64,
-    )
-    return frame.astype({N: np.int64})
-
-
-def compare(
-    actual: npt.ArrayLike,
-    predictions: Mapping[str, npt.ArrayLike],
-    ours: str,
-    *,
-    metrics: Sequence[str] = COMPARED,
-    draws: int = 500,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Our model against each other one, by paired bootstrap.
-
-    For churn pass what churned as ``actual``, probabilities as ``predictions`` and names out of
-    ``COMPARED_CHURN`` or ``CHURN_METRICS`` as ``metrics``.
-
-    Returns
-    -------
-    DataFrame
-        One row per metric and other model, in the order given: metric, model, ours, theirs (the
-        metric on all rows), difference, low, high (ours less theirs), verdict (of ours).
-    """
-    if ours not in predictions:
-        raise InputError(f"Our model must be among {', '.join(predictions)}. Got {ours!r}.")
-    churn, found = _is_churn(metrics), []
-    for model in [name for name in predictions if name != ours]:
-        rows = _rows(actual, predictions[ours], predictions[model], churn=churn)
-        ones = np.ones(len(rows[0].actual))
-        scores = _resampled(rows, metrics, draws, seed)
-        for i, metric in enumerate(metrics):
-            ends = [_ALL[metric](each, ones) for each in rows]
-            gap = Difference(*_interval(scores[:, 0, i] - scores[:, 1, i]))
-            found.append((i, metric, model, *ends, *gap, verdict(metric, gap)))
-    names = ["metric", "model", "ours", "theirs", "difference", "low", "high", "verdict"]
-    return pd.DataFrame([row[1:] for row in sorted(found, key=itemgetter(0))], columns=names)
 
 
 def _is_churn(metrics: Sequence[str]) -> bool:
@@ -549,44 +505,3 @@ def _check_churn(columns: Sequence[Floats]) -> None:
             raise InputError(
                 f"A probability must be 0 to 1. Got {column[wrong[0]]} in row {wrong[0]}."
             )
-
-
-def format_table(frame: pd.DataFrame, width: int = 96) -> str:
-    """The frame as text lines of at most ``width`` characters; numbers stand on the right.
-
-    A named index is shown as the first column. Columns that do not fit go into further blocks,
-    each of which repeats the first column. nan is shown as ``-``.
-    """
-    table = frame.reset_index() if frame.index.name else frame
-    cells = [_cells(str(name), table[name]) for name in table.columns]
-    if not cells:
-        return ""
-    key, rest = cells[0], cells[1:]
-    blocks = [[key]]
-    for cell in rest:
-        if len(blocks[-1]) > 1 and sum(len(c[0]) + 2 for c in [*blocks[-1], cell]) - 2 > width:
-            blocks.append([key])
-        blocks[-1].append(cell)
-    texts = ["\n".join("  ".join(line).rstrip() for line in zip(*b, strict=True)) for b in blocks]
-    return "\n\n".join(texts)
-
-
-def _cells(name: str, column: pd.Series) -> list[str]:
-    """The head and the cells of one column, padded to one width."""
-    numeric = pd.api.types.is_numeric_dtype(column.dtype)
-    if numeric and not pd.api.types.is_bool_dtype(column.dtype):
-        values = column.to_numpy(dtype=np.float64, na_value=math.nan)
-        whole = pd.api.types.is_integer_dtype(column.dtype)
-        digits = 0 if whole else _decimals(values)
-        texts = ["-" if math.isnan(v) else f"{v:,.{digits}f}" for v in values]
-    else:
-        texts = [" ".join(str(v).split())[:40] for v in column]
-    wide = max(len(text) for text in [name, *texts])
-    return [text.rjust(wide) if numeric else text.ljust(wide) for text in [name, *texts]]
-
-
-def _decimals(values: Floats) -> int:
-    """As many decimals, up to four, as give a middling number of the column four digits."""
-    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
-    middle = float(np.median(sizes)) if len(sizes) else 0.0
-    return 4 if middle < 1 else max(0, 3 - math.floor(math.log10(middle)))

@@ -14,7 +14,7 @@ from features.settings import Business, Settings
 from features.simulate import BENCH_AS_OF, bench, write
 from features.spine import instant
 from serving import words
-from training import scores
+from training import leaderboard, scores
 from training.backtest import OURS, Judgement, backtest
 from training.fitting import fit
 from training.run import find_settings, read, with_horizons
@@ -32,7 +32,7 @@ def _data(name: str) -> Path | None:
 def _show(test: Judgement) -> None:
     print(words.judged(test))
     compared = test.compare()
-    print(scores.format_table(compared.set_index("metric").round(4)))
+    print(leaderboard.format_table(compared.set_index("metric").round(4)))
 
 
 def cdnow() -> None:
