@@ -346,9 +346,8 @@ def _note_reversed(con: duckdb.DuckDBPyConnection, found: Bucketed, giant: int) 
     _note(
         con, found, "reversed_order",
         f"FROM (FROM r WHERE verdict = 0 AND amount >= {giant}) AS a WHERE EXISTS (FROM r AS b "
-        f"WHERE b.verdict = 0 AND b.amount <= -{giant} AND b.customer_id = a.customer_id AND "
-        "b.amount = -a.amount AND b.product_id IS NOT DISTINCT FROM a.product_id AND b.ts BETWEEN "
-        f"a.ts AND a.ts + {DAY})",
+        f"WHERE b.verdict = 0 AND b.amount = -a.amount AND b.customer_id = a.customer_id AND "
+        f"abs(b.ts - a.ts) <= {DAY})",
     )  # fmt: skip
 
 

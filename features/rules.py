@@ -26,6 +26,7 @@ class Rule:
     meaning: str
     action: Action
     column: str = "customer_id"
+    table: str = "orders"
 
 
 RULES = (
@@ -58,8 +59,8 @@ RULES = (
          'duplicates = "drop"', "kept", "order_id"),
     Rule("conflicting_extract", "the same order stands in several files or sheets with other "
          "lines; all are kept", "kept", "order_id"),
-    Rule("reversed_order", "a line of at least 0.1 % of all sales whose exact reverse follows "
-         "within a day; both are kept", "kept", "order_id"),
+    Rule("reversed_order", "a line of at least 0.1 % of all sales and ten average lines, reversed "
+         "to the cent within a day; both are kept", "kept", "order_id"),
     Rule("refund_line", "a refund column became a negative line of its own; counted among the "
          "lines", "kept", "amount"),
     Rule("negative_amount", "a refund or cancellation, counted at its own time", "kept", "amount"),
@@ -74,7 +75,9 @@ RULES = (
     Rule("sentinel_amount", "at least 1 % of the lines have this very amount, which often stands "
          "for 'unknown'; leave unknown amounts empty in the export", "alarm", "amount"),
     Rule("duplicate_customer", "several different lines for one customer in the table customers; "
-         "the first in the order of the alphabet counts", "dropped"),
+         "the first in the order of the alphabet counts", "dropped", table="customers"),
+    Rule("unusable_customer", "a line of the table customers without an id, or that cannot be read",
+         "dropped", table="customers"),
 )  # fmt: skip
 CODES = {rule.name: code for code, rule in enumerate(RULES, start=1)}
 NOTES = (
@@ -100,6 +103,7 @@ class RuleCount:
     action: Action
     examples: tuple[tuple[str, int, str, str], ...]  # file, line, column, value
     money_share: float = 0.0
+    table: str = "orders"  # whose rows are meant
 
 
 def minor_digits(currency: str) -> int:

@@ -189,7 +189,8 @@ def write_customers(
         names[key] = "customer_id"
         _check_names(names, name)
         columns = ", ".join(
-            f"nullif(c{i}, '') AS {quoted(column)}" for i, column in enumerate(names)
+            f"CASE WHEN bad IS NULL THEN nullif(c{i}, '') END AS {quoted(column)}"
+            for i, column in enumerate(names)
         )
         schema = pa.schema(
             [(f"c{i}", pa.string()) for i in range(len(names))]
@@ -197,9 +198,7 @@ def write_customers(
         )
         reader = pa.RecordBatchReader.from_batches(schema, sheet.batches)
         con.register("people", reader)
-        con.execute(
-            f"CREATE TABLE people_{number} AS SELECT {columns} FROM people WHERE bad IS NULL"
-        )
+        con.execute(f"CREATE TABLE people_{number} AS SELECT {columns} FROM people")
         con.unregister("people")
     return _merged(con, number + 1, folder, buckets, aliases, about)
 

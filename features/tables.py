@@ -41,7 +41,8 @@ SENTINEL_SHARE = 0.01
 SENTINEL_ROWS = 5
 SENTINEL_FACTOR = 10  # a positive one stands this far above the median
 WHOLE_SHARE = 0.01  # from this share of bad lines on, the file as a whole was misread
-GIANT_SHARE = 0.01  # of all sales
+GIANT_SHARE = 0.001  # of all sales, and
+GIANT_LINES = 10  # average lines
 DAY = 86_400_000_000  # microseconds
 WORKERS = 4
 SHOWN = 40  # characters of a value in an example
@@ -101,7 +102,7 @@ class _Ingest:
         foreign.lock(self.con, [], [stage])
         self.work = Work(stage / "raw", stage / "refused")
         self.total = Bucketed()
-        self.rows_in = self.sales = 0
+        self.rows_in = self.sales = self.people_in = 0
 
     def run(self) -> Ingested:
         """All stages; raises `InputError` when the input as a whole cannot be trusted."""
@@ -272,7 +273,7 @@ class _Ingest:
 
     def _limits(self) -> Limits:
         extracts = self._one("SELECT count(*) FROM (SELECT DISTINCT file, extract FROM days)")
-        giant = max(int(GIANT_SHARE * self.sales), 1)
+        giant = max(int(max(GIANT_SHARE, GIANT_LINES / self.rows_in) * self.sales), 1)
         lonely = {} if self._complete() is not None else self._lonely()
         return Limits(extracts=int(extracts), giant=giant, **lonely)
 
@@ -327,8 +328,9 @@ class _Ingest:
             self.con, self.tables["customers"], self.settings, self.stage / "customers",
             self.work.buckets, "aliases" in self.tables,
         )  # fmt: skip
-        if about.double:
-            self.total.counts["duplicate_customer"] += about.double
+        self.people_in = about.rows_in
+        self.total.counts["duplicate_customer"] = about.double
+        self.total.counts["unusable_customer"] = about.missing
 
     def _result(self) -> Ingested:
         total = self.total
@@ -384,7 +386,8 @@ class _Ingest:
                 for file, line, value in total.places.get(rule.name, [])
             )
             money = total.money[rule.name] / self.sales if self.sales else 0.0
+            share = rows / (self.rows_in if rule.table == "orders" else self.people_in)
             out.append(
-                RuleCount(rule.name, rule.meaning, rows, rows / self.rows_in, action, shown, money)
+                RuleCount(rule.name, rule.meaning, rows, share, action, shown, money, rule.table)
             )
         return tuple(out)

@@ -95,7 +95,7 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
     bad = (frame["customer_id"] == "") | (frame["amount"] == "?") | (frame["order_ts"] == "")
     assert found.rows_in == len(frame) == found.rows_kept + found.rows_refused
     assert found.rows_refused == bad.sum()
-    refused = sum(r.rows for r in found.rules if r.action in ("refused", "dropped"))
+    refused = sum(r.rows for r in found.rules if r.action == "refused")
     assert refused == found.rows_refused
     for rule in found.rules:
         assert rule.share == rule.rows / found.rows_in
@@ -252,7 +252,8 @@ def test_customers_keep_their_attributes_as_text(tmp_path: Path) -> None:
     found = ingest(folder, Settings(), tmp_path / "work")
     table = pq.read_table(found.folder / "customers").to_pydict()
     assert table == {"customer_id": ["007", "b"], "NA": ["NA", None], "zip": ["01067", "1e5"]}
-    assert counts(found)["duplicate_customer"] == 1
+    assert counts(found) == {"duplicate_customer": 1, "unusable_customer": 1}
+    assert {rule.table for rule in found.rules} == {"customers"}
     other = write(tmp_path / "e", orders=HEAD + "007,2024-01-01,1,\n", customers=people + "z,1,\n")
     assert ingest(other, Settings(), tmp_path / "w2").fingerprint != found.fingerprint
 

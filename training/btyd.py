@@ -14,6 +14,7 @@ Predictions are exact by element: see ``training.integrals``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
@@ -74,7 +75,7 @@ class _Parameters:
 
 
 @dataclass(frozen=True)
-class _PurchaseTimes(_Parameters):
+class _PurchaseTimes(_Parameters, ABC):
     """What the two models of purchase times share: fitting, and the checks before the formulas."""
 
     _centre: ClassVar[Mapping[str, float]]
@@ -127,19 +128,21 @@ class _PurchaseTimes(_Parameters):
         orders = self._orders(*np.broadcast_arrays(rows[0], rows[2], ahead))
         return np.asarray(self._p_alive(*rows) * orders)
 
+    @abstractmethod
     def _log_likelihood(self, x: Array, tx: Array, T: Array) -> Array:
-        raise NotImplementedError
+        """Log-likelihood of checked rows."""
 
+    @abstractmethod
     def _p_alive(self, x: Array, tx: Array, T: Array) -> Array:
-        raise NotImplementedError
+        """Chance of being alive at T."""
 
+    @abstractmethod
     def _p_order(self, x: Array, T: Array, t: Array) -> Array:
         """Chance of an order in (T, T + t] for a customer alive at T."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _orders(self, x: Array, T: Array, t: Array) -> Array:
         """Expected orders in (T, T + t] for a customer alive at T."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
