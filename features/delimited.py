@@ -35,7 +35,8 @@ MARK = "\0"  # stands where bytes were no text
 
 
 def _marked(error: UnicodeError) -> tuple[str, int]:
-    return MARK, error.end if isinstance(error, UnicodeDecodeError) else 0
+    kinds = (UnicodeDecodeError, UnicodeEncodeError)  # bytes that are no text, lone surrogates
+    return MARK, error.end if isinstance(error, kinds) else 0
 
 
 codecs.register_error("clv_mark", _marked)
@@ -173,7 +174,7 @@ class Bytes(io.RawIOBase):
             self._decoder = codecs.getincrementaldecoder("utf-8")("clv_mark")
         if self.encoding == "latin-1" and not chunk.isascii():
             self._as_utf8[0 if _is_utf8(chunk) else 1] += 1
-        text = self._decoder.decode(chunk, final).encode("utf-8", "clv_mark_surrogate")
+        text = self._decoder.decode(chunk, final).encode("utf-8", "clv_mark")
         self.saw_mark = self.saw_mark or b"\0" in text
         self._ready += text
 
@@ -183,10 +184,6 @@ class Bytes(io.RawIOBase):
             if not self._more():
                 break
         return bytes(self._ready[:size])
-
-    def skip(self, size: int) -> None:
-        """Take `size` bytes that are ready."""
-        del self._ready[:size]
 
     def _more(self) -> bool:
         if self._file.closed:
@@ -229,13 +226,6 @@ class Bytes(io.RawIOBase):
         """Close the file too."""
         self._file.close()
         super().close()
-
-
-def _surrogates(error: UnicodeError) -> tuple[str, int]:
-    return MARK, error.end if isinstance(error, UnicodeEncodeError) else 0
-
-
-codecs.register_error("clv_mark_surrogate", _surrogates)
 
 
 def _wide(head: bytes) -> bool:
@@ -289,7 +279,7 @@ class Csv:
                 f"{self.name} must begin with a header line of text. Got bytes that are none. "
                 "Export it again as CSV in UTF-8."
             )
-        self.source.skip(lead + size)
+        self.source.read(lead + size)
         self.delimiter = _delimiter(text)
         columns = next(csv.reader([text], delimiter=self.delimiter))
         return tuple(columns), _breaks(head[: lead + size])
@@ -342,7 +332,7 @@ class Csv:
         rows = batch.num_rows
         numbers = np.arange(number, number + rows, dtype=np.int64)
         inner = _inner_breaks(batch)
-        misfits = [n for n in sorted(bad.found) if n < number + rows + len(bad.found)]
+        misfits = sorted(bad.found)
         extra: list[tuple[int, int]] = []
         if not misfits and inner is None:
             lines = line + numbers - number
@@ -376,18 +366,17 @@ class Csv:
         return out.filter(pa.array(~blank))
 
     def _misfits(self, bad: BadLines, places: list[tuple[int, int]]) -> pa.RecordBatch:
-        empty = pa.nulls(len(places), pa.string())
         reasons = pa.array([bad.found.pop(n) for n, _ in places], pa.string())
         lines = pa.array([line for _, line in places], pa.int64())
         names = [f"c{i}" for i in range(len(self.columns))]
-        arrays = [empty] * len(names) + [lines, reasons]
+        arrays = [pa.nulls(len(places), pa.string())] * len(names) + [lines, reasons]
         return pa.RecordBatch.from_arrays(arrays, names=[*names, "line", "bad"])
 
 
 def _numbers(number: int, rows: int, misfits: list[int]) -> tuple[np.ndarray, list[int]]:
     """Record numbers of a batch's rows when some records before or between them were left out."""
     inside: list[int] = []
-    for n in misfits:
+    for n in misfits:  # in order, so each one inside moves the end by one
         if n < number + rows + len(inside):
             inside.append(n)
     every = np.arange(number, number + rows + len(inside), dtype=np.int64)

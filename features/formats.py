@@ -190,7 +190,7 @@ def _files(name: str, paths: list[Path], root: Path, settings: Settings) -> Tabl
                 reader = Csv(paths[index], names[index], settings.orders.encoding)
                 state["now"] = index
                 batches = _tracked(reader, state)
-                yield Sheet(index, _named_columns(reader.columns), batches)
+                yield Sheet(index, reader.columns, batches)
                 index += 1
 
     return Table(name, names, sheets, lambda: (state["now"] + state["part"]) / len(paths))
@@ -199,10 +199,6 @@ def _files(name: str, paths: list[Path], root: Path, settings: Settings) -> Tabl
 def _shown(path: Path, root: Path) -> str:
     resolved = root.resolve()
     return str(path.relative_to(resolved)) if path.is_relative_to(resolved) else path.name
-
-
-def _named_columns(columns: Iterable[str]) -> tuple[str, ...]:
-    return tuple(column.strip() for column in columns)
 
 
 def _tracked(reader: Csv, state: dict[str, Any]) -> Iterator[pa.RecordBatch]:
@@ -260,7 +256,7 @@ def _received(
         if rows != about["rows"]:
             raise _unreadable(child, name)
 
-    columns = _named_columns(about["columns"])
+    columns = tuple(about["columns"])
     return Sheet(index, columns, batches(), tuple(about["floats"]))
 
 
@@ -288,7 +284,7 @@ def _frames(data: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
 
 
 def _frame(name: str, frame: pd.DataFrame) -> Table:
-    columns = _named_columns(str(column) for column in frame.columns)
+    columns = tuple(str(column) for column in frame.columns)
     state = {"part": 0.0}
     floats = [i for i, kind in enumerate(frame.dtypes) if pd.api.types.is_float_dtype(kind)]
 
@@ -379,9 +375,9 @@ def _database(url: str, settings: Settings) -> dict[str, Table]:
 
 def _cause(error: Exception) -> str:
     """The kind of driver error, never its text: that may hold a password."""
-    origin = getattr(error, "orig", None)
     if isinstance(error, ModuleNotFoundError):
         return f" for {error.name}"
+    origin = getattr(error, "orig", None)
     return f" ({type(origin).__name__})" if origin is not None else ""
 
 
@@ -424,7 +420,7 @@ def _query(engine: Any, name: str, table: str) -> Callable[[], Iterator[Sheet]]:
         )
         # Untyped columns: the driver's own values, so that dates kept as text stay as they are.
         source = sa.table(bare, *map(sa.column, columns), schema=schema or None)
-        yield Sheet(0, _named_columns(columns), _rows(engine, name, source, columns), floats)
+        yield Sheet(0, tuple(columns), _rows(engine, name, source, columns), floats)
 
     return sheets
 

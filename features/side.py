@@ -185,7 +185,7 @@ def write_customers(
         name = table.files[sheet.index]
         key = _found(sheet, ("customer_id",), mapping, name, "customers")["customer_id"]
         renamed = {theirs.strip().lower(): ours for ours, theirs in mapping.items()}
-        names = [renamed.get(column.lower(), column) for column in sheet.columns]
+        names = [renamed.get(c.strip().lower(), c.strip()) for c in sheet.columns]
         names[key] = "customer_id"
         _check_names(names, name)
         columns = ", ".join(
