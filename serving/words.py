@@ -30,7 +30,7 @@ def judged(test: Judgement) -> str:
         "", "Share of the value held by the top 1, 5, 10, 20 % by prediction",
         leaderboard.format_table(board[list(CAPTURE)]),
         "", "Churn (no order)", leaderboard.format_table(board[list(CHURN)]),
-        "", _verdicts(test.compare()),
+        "", _verdicts(test.differences),
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -263,9 +263,7 @@ def small_shop() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def few_draws(patch: pytest.MonkeyPatch) -> None:
     """Spare the bootstrap its 500 draws: the intervals have their own tests."""
-    from training.backtest import Judgement
-
-    patch.setattr(Judgement.compare, "__defaults__", (20,))
+    patch.setattr("training.backtest.DRAWS", 20)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ OURS: Final = "anchored boosting"
 SPARE_MONTHS: Final = 3
 #: Metrics are of at most this many customers, chosen by their id.
 MOST_JUDGED: Final = 200_000
+DRAWS = 500  # of the paired bootstrap
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Judgement:
 
     Values are net revenue in currency, (customers,) per model; churn likewise. ``by_month`` is the
     cumulative revenue of our model and the real one at the end of months 1 to `months`.
+    ``differences`` are the paired ones between our model and each other, value and churn.
     """
 
     cutoff: str
@@ -45,19 +47,12 @@ class Judgement:
     values: dict[str, Floats]
     churn: dict[str, Floats]
     by_month: dict[str, list[float]]
+    differences: pd.DataFrame
     model: Model
 
     def leaderboard(self) -> pd.DataFrame:
         """One row per model, all metrics."""
         return leaderboard.leaderboard(self.actual, self.values, self.churned, self.churn)
-
-    def compare(self, draws: int = 500) -> pd.DataFrame:
-        """Paired differences between our model and each other, value and churn."""
-        value = leaderboard.compare(self.actual, self.values, OURS, draws=draws)
-        churn = leaderboard.compare(
-            self.churned, self.churn, OURS, metrics=scores.COMPARED_CHURN, draws=draws
-        )
-        return pd.concat([value, churn], ignore_index=True)
 
     def as_dict(self, compare: bool = True) -> dict[str, Any]:
         """Plain values for JSON and the model card; undefined metrics are None."""
@@ -68,7 +63,7 @@ class Judgement:
             "models": _plain(self.leaderboard().to_dict("index")),
         }
         if compare:
-            found["differences"] = _plain(self.compare().to_dict("records"))
+            found["differences"] = _plain(self.differences.to_dict("records"))
         return found
 
 
@@ -117,19 +112,32 @@ def backtest(
     for name, answer in fit_all(evidence).items():
         given = answer(rows, months)
         values[name], churn[name] = given.gross * kept, given.churn
+    actual, churned = labels[months].net, labels[months].churned
     return Judgement(
         cutoff=text(cutoff, zone),
         months=months,
-        actual=labels[months].net,
-        churned=labels[months].churned,
+        actual=actual,
+        churned=churned,
         values=values,
         churn=churn,
         by_month={
             "predicted": [float(found.revenue(m).sum()) for m in each],
             "actual": [float(labels[m].net.sum()) for m in each],
         },
+        differences=_differences(actual, churned, values, churn),
         model=model,
     )
+
+
+def _differences(
+    actual: Floats, churned: Floats, values: dict[str, Floats], churn: dict[str, Floats]
+) -> pd.DataFrame:
+    churn_metrics = scores.COMPARED_CHURN
+    parts = [
+        leaderboard.compare(actual, values, OURS, draws=DRAWS),
+        leaderboard.compare(churned, churn, OURS, metrics=churn_metrics, draws=DRAWS),
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _plain(value: Any) -> Any:

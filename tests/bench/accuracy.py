@@ -31,7 +31,7 @@ def _data(name: str) -> Path | None:
 
 def _show(test: Judgement) -> None:
     print(words.judged(test))
-    compared = test.compare()
+    compared = test.differences
     print(leaderboard.format_table(compared.set_index("metric").round(4)))
 
 
