@@ -310,7 +310,7 @@ def rollback(
 @app.command("export-model")
 def export_model(
     folder: Annotated[Path, typer.Argument(help="New folder to write.")],
-    model: ModelOpt = "champion",
+    model: Annotated[str, typer.Option(help="champion, challenger or VERSION.")] = "champion",
 ) -> None:
     """Write a verified model folder that travels; it loads wherever the key is.
 

@@ -85,8 +85,12 @@ def read(
         yield Store.of(found), found
 
 
-def as_of_in(store: Store, as_of: str | None, settings: Settings, allow_gap: bool = False) -> int:
+def as_of_in(
+    store: Store, as_of: str | None, settings: Settings, allow_gap: bool | None = None
+) -> int:
     """The moment of prediction, by default the end of the data's coverage.
+
+    `allow_gap` is None where there is no such option.
 
     Raises
     ------
@@ -101,7 +105,7 @@ def as_of_in(store: Store, as_of: str | None, settings: Settings, allow_gap: boo
         raise InputError(
             f"The data end at {text(store.coverage_end, zone)}; --as-of may be a week later at "
             f"most, since missing weeks would read as silence. Got {as_of}. "
-            "Bring newer orders, or say --allow-gap."
+            f"Bring newer orders{'' if allow_gap is None else ', or say --allow-gap'}."
         )
     if moment <= store.first_ts:
         raise InputError(
