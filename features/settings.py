@@ -102,7 +102,7 @@ class Customers:
 class ModelSettings:
     """How the model is fitted."""
 
-    objective: Literal["anchored", "plain", "btyd"] = "anchored"
+    objective: Literal["anchored", "btyd"] = "anchored"  # btyd: the forecast alone
     max_rows: int = Field(default=200_000, ge=1_000)  # training rows, over all origins
     origins: int = Field(default=12, ge=1, le=60)  # at most this many past cutoffs
     thin_below: int = Field(default=1_000, ge=0)  # customers; fewer lean on the anchor

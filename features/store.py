@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -211,12 +210,3 @@ class Store:
     def until(self, moment: int) -> Store:
         """The same store as it was known at `moment`: coverage ends there."""
         return replace(self, coverage_end=min(self.coverage_end, moment))
-
-    def facts(self) -> dict[str, Any]:
-        """What a run records of its data."""
-        return {
-            "fingerprint": self.fingerprint,
-            "rows": self.rows,
-            "customers": self.customers,
-            "columns": list(self.columns_present),
-        }

@@ -180,9 +180,6 @@ def test_a_store_without_attributes_and_with_an_empty_bucket(lines, tmp_path):
     assert [len(part) for part in parts] == [1, 1, 0]
     assert all(part.attributes is None for part in parts)
     assert store.bucket(1).ids.tolist() == ["011"]
-    assert store.facts() == {
-        "fingerprint": "f" * 64, "rows": len(few), "customers": 2, "columns": ["order_id"],
-    }  # fmt: skip
 
 
 def test_one_line_and_many_chunks_are_enough(lines):
