@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -805,7 +806,10 @@ def test_progress_on_a_terminal_is_drawn(monkeypatch: pytest.MonkeyPatch) -> Non
             tell("scoring", 0.25)
             tell("scoring", 1.0)
         err.flush()
-        drawn = screen.read(65_536).decode()
+        seen = b""  # a read gives what has arrived so far, which may be the first frame only
+        while b"100 %" not in seen and select.select([screen], [], [], 5)[0]:
+            seen += screen.read(65_536)
+    drawn = seen.decode(errors="replace")
     assert "\x1b[" in drawn
     assert "scoring" in drawn
     assert "100 %" in drawn
