@@ -23,7 +23,7 @@ demo: $(STAMP)
 	$(BIN)/clv demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from features import foreign
+from features.disk import LINE, Sink, Work, room
 from features.formats import Sheet, Table
 from features.layouts import Reading, read_orders
-from features.rules import BITS, CODES, Pass, minor_digits, normalised
+from features.report import as_written
+from features.rules import BITS, CODES, RULES, Pass, minor_digits, normalised
 from features.settings import Settings
 
 __all__ = ["GIVEN", "Bucketed", "Limits", "Work", "examples", "first_pass", "second_pass"]
@@ -28,34 +28,13 @@ BUCKETS = 64
 EXAMPLES = 3
 LIMIT = 1 << 62
 DAY = 86_400_000_000  # microseconds
-LINE = (
-    "customer_id", "ts", "day", "hour", "amount", "order_id", "product_id", "category", "channel",
-    "quantity", "discount", "cost",
-)  # fmt: skip
 KEY = (
     "customer_id", "ts", "order_id", "product_id", "category", "channel", "amount", "quantity",
     "discount", "cost",
 )  # fmt: skip
-KEPT = (
-    *LINE, "aware", "file", "line", "extract", "record", "notes",
-)  # fmt: skip
+COLUMNS = {rule.name: rule.column for rule in RULES}
 LOCAL = threading.local()
 GIVEN = ("order_id", "product_id", "category", "channel", "quantity", "discount", "cost")
-
-
-@dataclass
-class Work:
-    """What the first pass leaves for the second."""
-
-    raw: Path  # one Arrow file for each bucket and run
-    refused: Path  # one Parquet file for each run
-    buckets: int = 1
-    recognised: str | None = None
-
-    def files(self, bucket: int | None = None) -> list[Path]:
-        """The files of one bucket, or of all."""
-        which = "*" if bucket is None else f"{bucket:03d}"
-        return sorted(self.raw.glob(f"bucket-{which}-run-*.arrow"))
 
 
 @dataclass
@@ -72,6 +51,7 @@ class Bucketed:
     counts: Counter[str] = field(default_factory=Counter)
     money: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict)
+    unit: int = 100  # minor units in a major one
 
     def add(self, other: Bucketed) -> None:
         """Take in another bucket."""
@@ -128,7 +108,24 @@ def first_pass(
     about: Callable[[int, Reading], Pass],
     work: Work,
 ) -> None:
-    """Scan the input once; normalised lines go to their buckets, refused ones apart."""
+    """Scan the input once; normalised lines go to their buckets, refused ones apart.
+
+    Raises
+    ------
+    InputError
+        The input cannot be read, or the disk has no room for the lines.
+    """
+    with room(work.raw.parent):
+        _scan_all(con, table, settings, about, work)
+
+
+def _scan_all(
+    con: duckdb.DuckDBPyConnection,
+    table: Table,
+    settings: Settings,
+    about: Callable[[int, Reading], Pass],
+    work: Work,
+) -> None:
     held: list[tuple[_Run, Iterator[pa.RecordBatch]]] = []
     rows, decided = 0, False
     number = 0
@@ -178,8 +175,9 @@ def _scan(
     query = normalised(reading, len(sheet.columns), about(work.buckets, reading))
     sink = Sink(work, number)
     try:
-        for batch in foreign.batches(con, query, []):
-            sink.add(batch)
+        with foreign.batches(con, query, []) as lines:
+            for batch in lines:
+                sink.add(batch)
     except (duckdb.Error, pa.ArrowException, OSError):
         if fault:
             raise fault[0] from None
@@ -187,49 +185,6 @@ def _scan(
     finally:
         sink.close()
         con.unregister("stream")
-
-
-class Sink:
-    """Normalised lines on their way into one file for each bucket, refused ones into their own.
-
-    DuckDB's own partitioned writing collects all rows first, and takes twice the time.
-    """
-
-    def __init__(self, work: Work, number: int) -> None:
-        self._work, self._number = work, number
-        self._writers: dict[int, Any] = {}
-        self._refused: pq.ParquetWriter | None = None
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Divide one batch."""
-        codes = batch.column("bucket").to_numpy()
-        order = np.argsort(codes, kind="stable")
-        bounds = np.searchsorted(codes[order], np.arange(self._work.buckets + 1))
-        kept = batch.select(KEPT).take(pa.array(order[: bounds[-1]]))
-        for bucket in range(self._work.buckets):
-            first, last = int(bounds[bucket]), int(bounds[bucket + 1])
-            if last > first:
-                self._writer(bucket, kept.schema).write_batch(kept.slice(first, last - first))
-        if bounds[-1] < len(order):
-            refused = batch.take(pa.array(order[bounds[-1] :]))
-            if self._refused is None:
-                path = self._work.refused / f"read-{self._number:04d}.parquet"
-                self._refused = pq.ParquetWriter(path, refused.schema)
-            self._refused.write_batch(refused)
-
-    def _writer(self, bucket: int, schema: pa.Schema) -> Any:
-        if bucket not in self._writers:
-            path = self._work.raw / f"bucket-{bucket:03d}-run-{self._number:04d}.arrow"
-            options = pa.ipc.IpcWriteOptions(compression="lz4")
-            self._writers[bucket] = pa.ipc.new_file(str(path), schema, options=options)
-        return self._writers[bucket]
-
-    def close(self) -> None:
-        """End all files."""
-        for writer in self._writers.values():
-            writer.close()
-        if self._refused is not None:
-            self._refused.close()
 
 
 def _watched(
@@ -255,29 +210,47 @@ class Limits:
 def second_pass(
     files: list[Path], number: int, out: Path, scratch: Path, settings: Settings, limits: Limits
 ) -> Bucketed:
-    """Copies, overlaps and sums of one bucket; then its lines, sorted, and those refused."""
-    con = _own(scratch)
-    try:
-        unit = 10 ** minor_digits(settings.business.currency)
-        con.register("lines", pa.concat_tables(pa.ipc.open_file(str(f)).read_all() for f in files))
-        con.execute(
-            "CREATE TABLE r AS SELECT *, (CASE WHEN ts >= ? THEN ? ELSE 0 END)::UTINYINT AS "
-            "verdict FROM lines",
-            [limits.lonely, CODES["lonely_future"]],
-        )
-        con.unregister("lines")
-        found = Bucketed()
-        _mark_large(con, unit)
-        if limits.extracts > 1:
-            _mark_overlaps(con, found)
-        _mark_copies(con, found, settings.orders.duplicates)
-        _note_reversed(con, found, limits.giant)
-        _collect(con, found)
-        _write(con, out, number)
-        return found
-    finally:
-        con.execute("DROP TABLE IF EXISTS r")
-        con.execute("DROP TABLE IF EXISTS extra")
+    """Copies, overlaps and sums of one bucket; then its lines, sorted, and those refused.
+
+    Raises
+    ------
+    InputError
+        The disk has no room for the lines.
+    """
+    with room(out):
+        con = _own(scratch)
+        try:
+            return _bucket(con, files, number, out, settings, limits)
+        finally:
+            con.execute("DROP TABLE IF EXISTS r")
+            con.execute("DROP TABLE IF EXISTS extra")
+
+
+def _bucket(
+    con: duckdb.DuckDBPyConnection,
+    files: list[Path],
+    number: int,
+    out: Path,
+    settings: Settings,
+    limits: Limits,
+) -> Bucketed:
+    unit = 10 ** minor_digits(settings.business.currency)
+    con.register("lines", pa.concat_tables(pa.ipc.open_file(str(f)).read_all() for f in files))
+    con.execute(
+        "CREATE TABLE r AS SELECT *, (CASE WHEN ts >= ? THEN ? ELSE 0 END)::UTINYINT AS "
+        "verdict FROM lines",
+        [limits.lonely, CODES["lonely_future"]],
+    )
+    con.unregister("lines")
+    found = Bucketed(unit=unit)
+    _mark_large(con, unit)
+    if limits.extracts > 1:
+        _mark_overlaps(con, found)
+    _mark_copies(con, found, settings.orders.duplicates)
+    _note_reversed(con, found, limits.giant)
+    _collect(con, found)
+    _write(con, out, number)
+    return found
 
 
 def _own(scratch: Path) -> duckdb.DuckDBPyConnection:
@@ -357,14 +330,23 @@ def _note(con: duckdb.DuckDBPyConnection, found: Bucketed, name: str, rows: str)
     if count:
         found.counts[name] += count
         found.money[name] += int(money)
-        found.places[name] = examples(con, rows)
+        found.places[name] = examples(con, rows, COLUMNS[name], found.unit)
 
 
-def examples(con: duckdb.DuckDBPyConnection, rows: str) -> list[tuple[int, int, str]]:
-    """File, line and value of the first lines that a rule met; `rows` is SQL from FROM on."""
-    shown = "coalesce(order_id, amount::VARCHAR)"
-    query = f"SELECT file, line, {shown} {rows} ORDER BY file, line LIMIT {EXAMPLES}"
-    return [(int(f), int(n), str(v)) for f, n, v in con.execute(query).fetchall()]
+def examples(
+    con: duckdb.DuckDBPyConnection, rows: str, column: str = "amount", unit: int = 100
+) -> list[tuple[int, int, str]]:
+    """File, line and value of `column` in the first lines that a rule met.
+
+    `rows` is SQL from FROM on, `column` one of the contract's that the store keeps, `unit` the
+    number of minor units in a major one. The value is as a file would hold it.
+    """
+    kept = "ts" if column == "order_ts" else column
+    query = f"SELECT file, line, {kept} {rows} ORDER BY file, line LIMIT {EXAMPLES}"
+    return [
+        (int(file), int(line), as_written(column, value, unit))
+        for file, line, value in con.execute(query).fetchall()
+    ]
 
 
 def _collect(con: duckdb.DuckDBPyConnection, found: Bucketed) -> None:
@@ -399,7 +381,8 @@ def _collect(con: duckdb.DuckDBPyConnection, found: Bucketed) -> None:
         name = names[code]
         found.counts[name] += count
         found.money[name] += int(money)
-        found.places[name] = examples(con, f"FROM r WHERE verdict = {code}")
+        rows = f"FROM r WHERE verdict = {code}"
+        found.places[name] = examples(con, rows, COLUMNS[name], found.unit)
 
 
 def _write(con: duckdb.DuckDBPyConnection, out: Path, number: int) -> None:

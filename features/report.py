@@ -16,7 +16,7 @@ from features import foreign
 from features.layouts import ORDERS
 from features.rules import CODES, RULES, RuleCount, minor_digits
 
-__all__ = ["Ingested", "quarantine"]
+__all__ = ["Ingested", "as_written", "quarantine"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Ingested:
                 f"{rule.meaning}"
             )
             for file, line, column, value in rule.examples:
-                lines.append(f"      {file} line {line}, {column}: {value}")
+                lines.append(f"      {file} line {line}, {column}: {value or '(none)'}")
         lines.append(f"Fingerprint {self.fingerprint[:16]}")
         return "\n".join(lines)
 
@@ -138,16 +138,26 @@ def _as_came(record: dict[str, Any], unit: int) -> list[str]:
     """The contract's columns as text: raw where the row rules refused, else as understood."""
     if record["raw"] is not None:
         return ["" if value is None else value for value in record["raw"]]
-    moment = datetime.fromtimestamp(record["ts"] / 1e6, UTC).isoformat(sep=" ")
-    amounts = {"amount": unit, "discount": unit, "cost": unit, "quantity": 1000}
-    values = {**record, "order_ts": moment}
-    for column, divisor in amounts.items():
-        if record[column] is not None:
-            whole, rest = divmod(abs(record[column]), divisor)
-            sign = "-" if record[column] < 0 else ""
-            decimals = f".{rest:0{len(str(divisor)) - 1}d}" if divisor > 1 else ""
-            values[column] = f"{sign}{whole}{decimals}"
-    return ["" if values.get(column) is None else str(values[column]) for column in ORDERS]
+    values = {**record, "order_ts": record["ts"]}
+    return [as_written(column, values.get(column), unit) for column in ORDERS]
+
+
+def as_written(column: str, value: Any, unit: int) -> str:
+    """A value of the store as a file would hold it: money in major units, moments in UTC.
+
+    `unit` is the number of minor units in a major one. Empty where there is no value.
+    """
+    if value is None:
+        return ""
+    if column == "order_ts":
+        return datetime.fromtimestamp(value / 1e6, UTC).isoformat(sep=" ")
+    divisor = {"amount": unit, "discount": unit, "cost": unit, "quantity": 1000}.get(column)
+    if divisor is None:
+        return str(value)
+    whole, rest = divmod(abs(value), divisor)
+    sign = "-" if value < 0 else ""
+    decimals = f".{rest:0{len(str(divisor)) - 1}d}" if divisor > 1 else ""
+    return f"{sign}{whole}{decimals}"
 
 
 def _harmless(text: str) -> str:

@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import asdict, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
@@ -28,6 +28,9 @@ __all__ = [
 
 CONFIG = ConfigDict(extra="forbid", strict=False)
 MAX_MONTHS = 24
+# Strict: true is no margin and "0.4" no number, though Python would take both; 1 is a margin.
+Number = Annotated[float, Field(strict=True)]
+Whole = Annotated[int, Field(strict=True)]
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -36,12 +39,14 @@ class Business:
 
     currency: str = "USD"  # ISO 4217; amounts without a currency column are in it
     time_zone: str = "UTC"  # IANA name; naive times and local days belong to it
-    margin: float = Field(default=1.0, gt=0, le=1)  # contribution margin as a share of revenue
-    discount_rate: float = Field(default=0.10, ge=0, le=1)  # per year
-    retention_cost: float = Field(
+    margin: Number = Field(default=1.0, gt=0, le=1)  # contribution margin as a share of revenue
+    discount_rate: Number = Field(default=0.10, ge=0, le=1)  # per year
+    retention_cost: Number = Field(
         default=0.0, ge=0, allow_inf_nan=False
     )  # money per customer and month
-    churn: str = "no_order"  # or "own_gap:3" (multiple of the own mean gap), or "contract_end"
+    # no_order; own_gap:3 (silent for so many own mean gaps); contract_end, a column of customers:
+    # a contract holds through its last day and is over from the local midnight after it
+    churn: str = "no_order"
 
     @field_validator("currency")
     @classmethod
@@ -73,7 +78,7 @@ class Business:
 class Horizons:
     """Which horizons the predictions carry."""
 
-    months: tuple[int, ...] = (12, 18, 24)  # calendar months, 1 to 24
+    months: tuple[Whole, ...] = (12, 18, 24)  # calendar months, 1 to 24
 
     @field_validator("months")
     @classmethod
@@ -90,6 +95,14 @@ class Orders:
     date_order: Literal["dmy", "mdy"] | None = None  # for dates such as 03/04/2025
     encoding: Literal["utf-8", "utf-16", "latin-1"] = "utf-8"  # of CSV files
 
+    @field_validator("complete_until", mode="before")
+    @classmethod
+    def _complete_until(cls, value: object) -> object:
+        # A number would be taken for seconds since 1970.
+        if isinstance(value, int | float):
+            raise ValueError("must be a date such as 2025-06-30")  # noqa: TRY004  pydantic wants it
+        return value
+
 
 @dataclass(frozen=True, config=CONFIG)
 class Customers:
@@ -103,9 +116,9 @@ class ModelSettings:
     """How the model is fitted."""
 
     objective: Literal["anchored", "btyd"] = "anchored"  # btyd: the forecast alone
-    max_rows: int = Field(default=200_000, ge=1_000)  # training rows, over all origins
-    origins: int = Field(default=12, ge=1, le=60)  # at most this many past cutoffs
-    thin_below: int = Field(default=1_000, ge=0)  # customers; fewer lean on the anchor
+    max_rows: Whole = Field(default=200_000, ge=1_000)  # training rows, over all origins
+    origins: Whole = Field(default=12, ge=1, le=60)  # at most this many past cutoffs
+    thin_below: Whole = Field(default=1_000, ge=0)  # customers; fewer lean on the anchor
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -181,7 +194,7 @@ def parse(raw: dict[str, Any], name: str = "settings") -> Settings:
         if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             known = ", ".join(_known(first["loc"][:-1]))
             raise InputError(f"{name}: unknown key '{key}'. Known here: {known}.") from None
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         raise InputError(f"{name}: '{key}' {reason}. Got {first['input']!r}.") from None
 
 

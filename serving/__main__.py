@@ -38,8 +38,8 @@ Horizons = Annotated[
 Config = Annotated[Path | None, typer.Option(help="Settings; default: clv.toml in DATA.")]
 ModelOpt = Annotated[str, typer.Option("--model", help="champion, challenger, VERSION or FOLDER.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Seed = Annotated[int, typer.Option(help="Same data and seed, same model.")]
-Workers = Annotated[int | None, typer.Option(help="Threads; default: one per processor.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same data and seed, same model.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads; default: one per processor.")]
 AllowGap = Annotated[
     bool, typer.Option("--allow-gap", help="Accept an --as-of long after the data end.")
 ]
@@ -47,45 +47,63 @@ AllowGap = Annotated[
 
 def main() -> None:
     """Run the command line and translate errors into exit codes."""
+    # Left from here, where no error is alive any more: what its frames hold (open streams of
+    # DuckDB, for example) would be missed by their libraries at the interpreter's end.
+    code = _run()
+    if code:
+        sys.exit(code)
+
+
+def _run() -> int:
     try:
         app(standalone_mode=False)
     except ClvError as error:
-        print(f"clv: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return _said(str(error), error.exit_code)
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        print("clv: stopped", file=sys.stderr)
-        sys.exit(130)
+        return _said("stopped", 130)
     except BrokenPipeError:
         # The reader has gone (clv ... | head); the interpreter must not try to flush to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
-        _unexpected(error)
+        return _unexpected(error)
+    return 0
 
 
-def _unexpected(error: Exception) -> None:
+def _said(text: str, code: int) -> int:
+    print(f"clv: {text}", file=sys.stderr)
+    return code
+
+
+def _unexpected(error: Exception) -> int:
     # The parser's own refusals (an unknown option, a missing argument) carry their text.
     if hasattr(error, "format_message"):
         text = " ".join(error.format_message().split()).rstrip(".")
+        # Where typer has asked pydantic, the text leaves out the value that came.
+        faults = getattr(error.__cause__, "errors", None)
+        if callable(faults):
+            text += f". Got {faults()[0]['input']!r}"
         context = getattr(error, "ctx", None)
         place = context.command_path if context else "clv"
-        print(f"clv: {text}. See {place} --help.", file=sys.stderr)
-        sys.exit(2)
-    if isinstance(error, OSError) and error.strerror and not os.environ.get("CLV_DEBUG"):
-        # A full disk, a missing right, a file where a folder should be: not ours to mend.
-        print(
-            f"clv: Files must be readable and folders writable. Got '{error.strerror}' for "
-            f"{error.filename or 'a file'}. Free some space, mend its mode or name another place.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        return _said(f"{text}. See {place} --help.", 2)
+    if type(error).__module__.lstrip("_") == "duckdb":
+        from features.disk import full
+
+        refusal = full(error)
+        if refusal is not None:
+            return _said(str(refusal), refusal.exit_code)
     if os.environ.get("CLV_DEBUG"):
         raise error
+    if isinstance(error, OSError) and error.strerror:
+        # A full disk, a missing right, a file where a folder should be: not ours to mend.
+        return _said(
+            f"Files must be readable and folders writable. Got '{error.strerror}' for "
+            f"{error.filename or 'a file'}. Free some space, mend its mode or name another place.",
+            2,
+        )
     kind = type(error).__name__
-    print(f"clv: our fault ({kind}). CLV_DEBUG=1 shows where; please report it.", file=sys.stderr)
-    sys.exit(1)
+    return _said(f"our fault ({kind}). CLV_DEBUG=1 shows where; please report it.", 1)
 
 
 def _print_json(value: Any) -> None:
@@ -101,6 +119,15 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
         raise InputError(
             f"Months must be whole numbers separated by commas. Got {text!r}. Write 12,18,24."
         ) from None
+
+
+def _one_horizon(months: int) -> int:
+    from features.settings import months as checked
+
+    try:
+        return checked((months,))[0]
+    except ValueError as error:
+        raise InputError(f"--horizon {error}. Write it like --horizon 12.") from None
 
 
 @app.command()
@@ -233,7 +260,7 @@ def backtest(
     from training.backtest import backtest as judge
     from training.run import find_settings, read, with_horizons
 
-    settings = with_horizons(find_settings(data, config), [horizon])
+    settings = with_horizons(find_settings(data, config), [_one_horizon(horizon)])
     zone = settings.business.time_zone
     moments = [instant(day, zone) for day in as_of.split(",")]
     with shown(as_json) as progress, read(data, settings, progress) as (store, _):

@@ -34,11 +34,16 @@ KINDS: Final = (".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Scored:
-    """The predictions table and where it came from."""
+    """The predictions table and where it came from.
+
+    ``missing`` are the columns that the model learned from and these data lack, first those of the
+    orders, then ``customer_NAME`` for those of the table customers. It predicts without them.
+    """
 
     frame: pd.DataFrame
     as_of: str
     ingested: Ingested
+    missing: tuple[str, ...] = ()
 
 
 def score(
@@ -65,13 +70,18 @@ def score(
         instant(as_of, zone)  # a slip in the date is told before a long read, not after
     with read(data, settings, progress) as (store, ingested):
         moment = as_of_in(store, as_of, settings, allow_gap)
-        frame = _all(loaded, store, moment, months, workers or os.cpu_count() or 1, progress)
+        cores = workers or os.cpu_count() or 1
+        frame, given = _all(loaded, store, moment, months, cores, progress)
     if frame.empty:
         raise InputError(
             f"Somebody must have an order before {text(moment, zone)}. Nobody has. "
             "Take a later --as-of."
         )
-    return Scored(frame, text(moment, zone), ingested)
+    known = loaded.model.vocabulary
+    wanted = [column for column in ("channel", "category") if known.slots(column)]
+    missing = [column for column in wanted if column not in ingested.columns_present]
+    missing += [f"customer_{name}" for name, _ in known.attributes if name not in given]
+    return Scored(frame, text(moment, zone), ingested, tuple(missing))
 
 
 def _all(
@@ -81,14 +91,16 @@ def _all(
     months: tuple[int, ...],
     workers: int,
     progress: Progress | None,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, set[str]]:
+    """The table, and the attributes that any of its customers has."""
     model = loaded.model
     words = model.catalogue
     cutoffs = Cutoffs.at([as_of], model.settings.business.time_zone)
     done = [0]
 
-    def one(bucket: Bucket) -> pd.DataFrame:
-        return model.table(build(bucket, cutoffs, words), as_of, months, loaded.version)
+    def one(bucket: Bucket) -> tuple[pd.DataFrame, set[str]]:
+        table = model.table(build(bucket, cutoffs, words), as_of, months, loaded.version)
+        return table, _known(bucket.attributes)
 
     def tick() -> None:
         done[0] += 1
@@ -96,10 +108,16 @@ def _all(
             progress("scoring", done[0] / store.buckets)
 
     parts = each_bucket(store, one, workers, tick)
-    frame = pd.concat(parts, ignore_index=True)
+    frame = pd.concat([table for table, _ in parts], ignore_index=True)
     # Bytewise order of the ids, which is that of their code points.
     order = np.argsort(frame["customer_id"].to_numpy(object), kind="stable")
-    return frame.iloc[order].reset_index(drop=True)
+    return frame.iloc[order].reset_index(drop=True), set().union(*(names for _, names in parts))
+
+
+def _known(attributes: pd.DataFrame | None) -> set[str]:
+    if attributes is None:
+        return set()
+    return {str(name) for name in attributes if attributes[name].notna().any()}
 
 
 def write(frame: pd.DataFrame, out: Path) -> None:

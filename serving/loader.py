@@ -35,7 +35,8 @@ class Loaded:
         """The predictions table for every customer with an order before `as_of`.
 
         `orders` has customer_id, order_ts and amount (and what else is known), or is a mapping of
-        table names to frames. Sorted by customer_id.
+        table names to frames. Sorted by customer_id. Columns that the model learned from and
+        `orders` lack are done without; `serving.batch.score` tells which.
 
         Raises
         ------

@@ -87,6 +87,7 @@ def summary(found: Scored, loaded: Loaded) -> dict[str, Any]:
         "rows_in": found.ingested.rows_in,
         "rows_kept": found.ingested.rows_kept,
         "rows_refused": found.ingested.rows_refused,
+        "missing": list(found.missing),
         "totals": totals,
         "mean_churn": churn,
     }
@@ -100,6 +101,11 @@ def scored(made: dict[str, Any], out: Path) -> str:
         f"{made['customers']:,} customers as of {made['as_of']}, model {made['model_version']}, "
         f"evidence {made['evidence']}, churn = {made['churn_definition']}",
     ]
+    if made["missing"]:
+        lines.append(
+            f"The model knows the columns {', '.join(made['missing'])}, which these data lack; "
+            "predictions are made without them"
+        )
     for name, value in made["totals"].items():
         if name.startswith(("revenue_", "clv_")):
             lines.append(f"  {name}: {value:,.0f} {made['currency']} in all")

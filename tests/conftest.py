@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,10 @@ from features.spine import DAY
 # The compiled kernels load with the store: only where a test needs it.
 if TYPE_CHECKING:
     from features.store import Bucket
+
+# Boosting is taught small data here: threads that wait for one another cost more than they bring,
+# twice so on a busy machine. It is read when the library loads, also by programs that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Time limits would make a busy machine fail; the same examples each time keep a run repeatable.
 settings.register_profile("steady", deadline=None, derandomize=True)

@@ -164,9 +164,8 @@ def test_as_a_program_of_its_own(at_home: Trained, tmp_path: Path) -> None:
     assert (made.returncode, made.stderr) == (0, "")
     assert json.loads(made.stdout)["customers"] == at_home.orders["customer_id"].nunique()
     assert made.stdout.count("\n") == 1
-    bad = run("predict", str(at_home.data), "--out", str(tmp_path / "q.csv"), "--model", "9")
-    refused(Ran(bad.returncode, bad.stdout, bad.stderr), "'9'", "1 champion")
-    assert not (tmp_path / "q.csv").exists()
+    bad = run("check", str(tmp_path / "none.csv"))
+    refused(Ran(bad.returncode, bad.stdout, bad.stderr), "none.csv")
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -295,6 +294,35 @@ def test_orders_alone_are_a_frame_or_a_file(at_home: Trained, tmp_path: Path) ->
     pd.testing.assert_frame_equal(frame, pd.read_parquet(out), check_exact=True, check_dtype=False)
 
 
+def test_columns_that_the_model_knows_and_the_data_lack_are_told(
+    at_home: Trained, tmp_path: Path
+) -> None:
+    """The model learned from channels and attributes of the customers; categories are put in."""
+    loaded = load()
+    known = loaded.model.vocabulary
+    people = [f"customer_{name}" for name, _ in known.attributes]
+    assert people
+    assert known.channel
+    words = ("--as-of", at_home.as_of, "--out", tmp_path / "p.csv")
+    whole = clv("predict", at_home.data, *words)
+    assert "which these data lack" not in whole.out
+    assert clv("predict", at_home.data, *words, "--json").json["missing"] == []
+    alone = at_home.data / "orders.parquet"
+    assert clv("predict", alone, *words, "--json").json["missing"] == people
+    assert (
+        f"The model knows the columns {', '.join(people)}, which these data lack; "
+        "predictions are made without them\n"
+    ) in clv("predict", alone, *words).out
+    # An attribute that no customer has is not there either.
+    empty = {**at_home.frames, "customers": at_home.customers.assign(**{people[0][9:]: None})}
+    assert batch.score(loaded, empty, as_of=at_home.as_of).missing == (people[0],)
+    bare = at_home.orders[["customer_id", "order_ts", "amount"]]
+    assert batch.score(loaded, bare, as_of=at_home.as_of).missing == ("channel", *people)
+    more = replace(loaded.model, vocabulary=replace(known, category=("toys",)))
+    found = batch.score(replace(loaded, model=more), at_home.orders, as_of=at_home.as_of)
+    assert found.missing == ("category", *people)
+
+
 def test_training_again_on_the_same_data_gives_the_same_model(
     at_home: Trained, tables: dict[str, Path]
 ) -> None:
@@ -348,7 +376,15 @@ def bad_inputs(home: Trained, tmp_path: Path) -> dict[str, tuple[Sequence[object
         "missing data": (("check",), ("data", "clv check --help")),
         "unknown option": ((*ok, "--fast"), ("--fast", "clv predict --help")),
         "unknown command": (("score",), ("score", "clv --help")),
-        "option's value": ((*ok, "--workers", "many"), ("--workers", "integer")),
+        "option's value": ((*ok, "--workers", "many"), ("--workers", "integer", "'many'")),
+        "workers": ((*ok, "--workers", "0"), ("--workers", "1", "0", "clv predict --help")),
+        "seed": (("train", data, "--seed", "1.5"), ("--seed", "integer", "'1.5'")),
+        "years": (("simulate", tmp_path / "new", "--customers", "5", "--years", "few"),
+                  ("--years", "number", "'few'")),
+        "one horizon": (("backtest", data, "--as-of", "2024-01-01", "--horizon", "99"),
+                        ("--horizon must be 1 to 24", "99", "--horizon 12")),
+        "horizon as word": (("backtest", data, "--as-of", "2024-01-01", "--horizon", "abc"),
+                            ("--horizon'", "integer", "'abc'", "clv backtest --help")),
         "ending": (("predict", data, to, tmp_path / "new/p.xlsx"), (".csv or .parquet", "p.xlsx")),
         "file as folder": (("predict", data, to, tmp_path / "file/p.csv"), ("file/p.csv",)),
         "folder as file": (("predict", data, to, tmp_path.parent / "x.csv"), ("x.csv",)),

@@ -432,13 +432,32 @@ def test_inactive_by_the_own_gap(model, rows, past, multiple):
 def test_inactive_by_the_contract(model, rows):
     found = with_churn(model, "contract_end").table(rows, KNOWN, [12], "1")
     ends = fitted.shop()["customers"].set_index("customer_id")["contract_end"]
-    naive = [int("" < ends[who] <= "2024-07-01") for who in found["customer_id"]]
+    naive = [int("" < ends[who] < "2024-07-01") for who in found["customer_id"]]
     assert found["inactive_contract_end"].tolist() == naive
     assert (ends == "").sum() > 400
     assert 0.1 < np.mean(naive) < 0.9
     bare = replace(rows, attributes=None)
     with pytest.raises(InputError, match="contract_end"):
         with_churn(model, "contract_end").table(bare, KNOWN, [12], "1")
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Europe/Berlin"])
+def test_a_contract_holds_through_its_last_day(model, rows, zone):
+    """Also on the days of 23 and 25 hours (2024-03-10 and 2024-11-03 in New York)."""
+    settings = replace(model.settings.business, churn="contract_end", time_zone=zone)
+    model = replace(model, settings=replace(model.settings, business=settings))
+    for day in ("2024-03-10", "2024-03-31", "2024-07-01", "2024-10-27", "2024-11-03"):
+        attributes = rows.attributes.assign(contract_end=day)
+        some = replace(rows, attributes=attributes)
+        after = (pd.Timestamp(day) + pd.Timedelta(days=1)).strftime("%Y-%m-%d")
+        for moment, over in (
+            (day, 0),
+            (f"{day}T23:59:59", 0),
+            (after, 1),
+            (f"{after}T00:30:00", 1),
+        ):
+            found = model.inactive(some, instant(moment, zone))["inactive_contract_end"]
+            assert set(found.tolist()) == {over}, (day, moment)
 
 
 # The bundle

@@ -88,23 +88,24 @@ def test_every_section_refuses_an_unknown_key_by_name():
 
 
 BAD: list[tuple[str, str, Any]] = [
-    *(("business", "margin", v) for v in (0, -0.1, 1.01, float("nan"), "much", None)),
-    *(("business", "discount_rate", v) for v in (-0.01, 1.5, float("nan"))),
-    *(("business", "retention_cost", v) for v in (-1, float("nan"), float("inf"))),
+    *(("business", "margin", v) for v in (0, -0.1, 1.01, float("nan"), "much", "0.4", True, None)),
+    *(("business", "discount_rate", v) for v in (-0.01, 1.5, float("nan"), "0.1", False)),
+    *(("business", "retention_cost", v) for v in (-1, float("nan"), float("inf"), "2", True)),
     *(("business", "currency", v) for v in ("eur", "EURO", "", "E1R", "EUR\n")),
     *(("business", "time_zone", v) for v in ("", "Mars/Base", "/etc/passwd", "../UTC", "a\0b")),
     *(("business", "churn", v) for v in ("", "gap:3", "own_gap", "own_gap:", "own_gap:-1",
       "own_gap:0", "own_gap:0.0", "own_gap:1e3", "own_gap:3 ", "no_order\n")),
-    *(("horizons", "months", v) for v in ([], [0], [-1], [12, 25], [1.5], 12, "12", ["x"])),
+    *(("horizons", "months", v) for v in ([], [0], [-1], [12, 25], [1.5], 12, "12", ["x"],
+      ["12"], [True])),
     *(("orders", "duplicates", v) for v in ("maybe", 1)),
-    *(("orders", "complete_until", v) for v in ("2024-02-30", "soon")),
+    *(("orders", "complete_until", v) for v in ("2024-02-30", "soon", 20250630, 0, True)),
     *(("orders", "date_order", v) for v in ("ymd", "")),
     *(("orders", "encoding", v) for v in ("utf8", "rot13")),
     *(("customers", "static", v) for v in ("country", [1])),
     *(("model", "objective", v) for v in ("magic", "")),
-    *(("model", "max_rows", v) for v in (999, 1e9 + 0.5)),
-    *(("model", "origins", v) for v in (0, 61)),
-    *(("model", "thin_below", v) for v in (-1, "few")),
+    *(("model", "max_rows", v) for v in (999, 1e9 + 0.5, "5000")),
+    *(("model", "origins", v) for v in (0, 61, "12", True)),
+    *(("model", "thin_below", v) for v in (-1, "few", "50", False)),
 ]  # fmt: skip
 
 
@@ -113,6 +114,16 @@ def test_values_out_of_range_are_named(section, key, value):
     words = refused({section: {key: value}})
     assert f"'{section}.{key}" in words
     assert "Got " in words
+    if not isinstance(value, list):
+        assert words.endswith(f"Got {value!r}.")
+
+
+def test_a_whole_number_is_a_number_and_true_is_none(tmp_path):
+    given = parse({"business": {"margin": 1, "discount_rate": 0, "retention_cost": 2}}).business
+    assert (given.margin, given.discount_rate, given.retention_cost) == (1.0, 0.0, 2.0)
+    with pytest.raises(InputError) as told:
+        load(write(tmp_path, "[business]\nmargin = true"))
+    assert str(told.value) == "clv.toml: 'business.margin' must be a valid number. Got True."
 
 
 def test_sections_and_mappings_of_other_types():

@@ -114,6 +114,38 @@ def test_examples_point_at_the_line(tmp_path: Path) -> None:
     assert "orders.csv line 3, amount: oops" in report
 
 
+def test_examples_of_lines_that_stay_show_the_column_of_the_rule(tmp_path: Path) -> None:
+    """As a file would hold it: money in major units, moments in UTC; an order id where it counts.
+
+    The lines 2 to 6 have an order id each, which is no amount.
+    """
+    text = "customer_id,order_ts,amount,order_id,quantity,discount\n"
+    text += "a,2024-01-01,-12.50,o1,2.5,-0.05\na,2024-01-02,0,o2,,\n"
+    text += "b,2024-01-03,7,o3,many,\nb,2024-01-03,7,o3,many,\nz,2030-01-01 08:00,1,,1,\n"
+    text += "".join(f"c,2024-02-{1 + i % 28:02d},{i}.5,p{i},1,\n" for i in range(1, 3_000))
+    found = ingest(write(tmp_path / "d", orders=text), Settings(), tmp_path / "work")
+    shown = {rule.name: [e[1:] for e in rule.examples] for rule in found.rules}
+    assert shown == {
+        "negative_amount": [(2, "amount", "-12.50")],
+        "zero_amount": [(3, "amount", "0.00")],
+        "negative_discount": [(2, "discount", "0.05")],
+        "unreadable_optional": [(4, "quantity", ""), (5, "quantity", "")],
+        "duplicate_line": [(5, "order_id", "o3")],
+        "lonely_future": [(6, "order_ts", "2030-01-01 08:00:00+00:00")],
+    }
+    report = found.format()
+    assert "orders.csv line 2, amount: -12.50\n" in report
+    assert "orders.csv line 4, quantity: (none)\n" in report
+
+
+def test_examples_in_a_currency_without_minor_units(tmp_path: Path) -> None:
+    text = HEAD + "a,2024-01-01,1250,o1\na,2024-01-02,-1250,o2\n"
+    settings = parse({"business": {"currency": "JPY"}})
+    found = ingest(write(tmp_path / "d", orders=text), settings, tmp_path / "work")
+    examples = {rule.name: rule.examples for rule in found.rules}
+    assert examples["negative_amount"] == (("orders.csv", 3, "amount", "-1250"),)
+
+
 def test_the_report_is_plain_json(tmp_path: Path) -> None:
     found = ingest(shop(3, 50), Settings(), tmp_path / "work")
     back = json.loads(json.dumps(found.as_dict()))

@@ -27,7 +27,7 @@ from features.catalogue import Catalogue, Vocabulary, catalogue, feature_hash
 from features.errors import BundleError, InputError
 from features.money import Cashflow
 from features.settings import MAX_MONTHS, Settings, parse
-from features.spine import instant, text
+from features.spine import instant, local_day, text
 from training.anchor import Anchor, Forecast, History
 from training.bundle import Parts
 from training.members import LARGEST_LEAF, Booster, Problem
@@ -308,7 +308,9 @@ class Model:
         if rule == "contract_end":
             ends = rows.attribute("contract_end")
             zone = self.settings.business.time_zone
-            over = [bool(end) and instant(end[:10], zone) <= as_of for end in ends]
+            # It holds through its last day, and is over from the local midnight after it.
+            today = local_day(as_of, zone)
+            over = [bool(end) and local_day(instant(end[:10], zone), zone) < today for end in ends]
             return {"inactive_contract_end": np.array(over, np.int64)[rows.who]}
         multiple = float(rule.split(":")[1])
         overdue = rows.column("overdue_ratio")
