@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -18,9 +18,9 @@ from features import windows
 from features.catalogue import OTHER, Catalogue, Vocabulary
 from features.errors import InputError
 from features.spine import Cutoffs
-from features.store import Bucket
+from features.store import Bucket, Events
 
-__all__ = ["Counts", "Rows", "build", "learn"]
+__all__ = ["Counts", "Rows", "build", "engaged", "learn", "profile"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -33,10 +33,12 @@ class Counts:
 
     levels: dict[str, Counter[str]]
     numeric: dict[str, bool]
+    events: Counter[str] = field(default_factory=Counter)  # by kind
+    valued: frozenset[str] = frozenset()  # kinds of which an event carries a value
 
     @classmethod
     def of(cls, bucket: Bucket, before: int, static: Sequence[str]) -> Counts:
-        """Orders by level in `bucket` before the instant `before`."""
+        """Orders by level, and events by kind, in `bucket` before the instant `before`."""
         seen = (bucket.ts < before) & (bucket.columns[:, 1] > 0)
         levels = {}
         for name, codes in (("channel", bucket.channel), ("category", bucket.category)):
@@ -53,30 +55,46 @@ class Counts:
                 values = values[values != ""]
                 numeric[name] = bool(pd.to_numeric(values, errors="coerce").notna().all())
                 levels[name] = Counter(values.tolist())
-        return cls(levels, numeric)
+        if bucket.events is None:
+            return cls(levels, numeric)
+        past, names = bucket.events.ts < before, bucket.events.levels
+        count = np.bincount(bucket.events.kind[past], minlength=len(names))
+        valued = np.unique(bucket.events.kind[past & bucket.events.has_value])
+        kinds = Counter({names[i]: int(n) for i, n in enumerate(count) if n})
+        return cls(levels, numeric, kinds, frozenset(names[i] for i in valued))
 
 
 def learn(counts: Iterable[Counts]) -> Vocabulary:
     """The `LEVELS` most frequent levels of each column over all buckets, ties by name."""
     merged: dict[str, Counter[str]] = {}
     numeric: dict[str, bool] = {}
+    kinds: Counter[str] = Counter()
+    valued: set[str] = set()
     for part in counts:
+        kinds.update(part.events)
+        valued |= part.valued
         for name, counter in part.levels.items():
             merged.setdefault(name, Counter()).update(counter)
         for name, flag in part.numeric.items():
             numeric[name] = numeric.get(name, True) and flag
     top = {name: _top(counter) for name, counter in merged.items()}
+    events = _ranked(kinds)[:LEVELS]
     return Vocabulary(
         top.pop("channel", ()),
         top.pop("category", ()),
         tuple((n, None if numeric[n] else top.get(n, ())) for n in sorted(numeric)),
+        events,
+        tuple(kind for kind in events if kind in valued),
     )
 
 
 def _top(counter: Counter[str]) -> tuple[str, ...]:
-    ranked = sorted(counter.items(), key=lambda pair: (-pair[1], pair[0]))
     # A level that is itself called "other" belongs to the slot of that name.
-    return tuple(name for name, _ in ranked if name != OTHER)[:LEVELS]
+    return tuple(name for name in _ranked(counter) if name != OTHER)[:LEVELS]
+
+
+def _ranked(counter: Counter[str]) -> tuple[str, ...]:
+    return tuple(sorted(counter, key=lambda name: (-counter[name], name)))
 
 
 @dataclass(frozen=True)
@@ -130,25 +148,69 @@ class Rows:
         return ["" if missing else str(v) for v, missing in zip(values, values.isna(), strict=True)]
 
 
-def build(bucket: Bucket, cutoffs: Cutoffs, catalogue: Catalogue) -> Rows:
+def build(
+    bucket: Bucket,
+    cutoffs: Cutoffs,
+    catalogue: Catalogue,
+    pairs: tuple[Ints, Ints] | None = None,
+) -> Rows:
     """Features of every customer with an order before a cutoff, at that cutoff.
 
-    Rows come in the order customer, cutoff. Nothing at or after a cutoff is seen.
+    Rows come in the order customer, cutoff. Nothing at or after a cutoff is seen. `pairs` are the
+    customers and cutoffs wanted, by their index and in that order; by default all with all.
+
+    Raises
+    ------
+    InputError
+        The catalogue reads events, and the bucket comes from data without that table.
     """
     n, k = len(bucket), len(cutoffs)
-    spine = (
-        np.arange(n + 1, dtype=np.int64) * k,
-        np.tile(cutoffs.times, n), np.tile(cutoffs.days, n), np.tile(cutoffs.months, n),
-    )  # fmt: skip
-    values, who, cut = windows.features_of(
+    every = np.tile(np.arange(k), n)
+    starts = np.arange(n + 1, dtype=np.int64) * k
+    if pairs is not None:
+        every = pairs[1]
+        starts = np.searchsorted(pairs[0], np.arange(n + 1)).astype(np.int64)
+    spine = (starts, cutoffs.times[every], cutoffs.days[every], cutoffs.months[every])
+    values, who, place = windows.features_of(
         bucket.starts, bucket.ts, bucket.day, bucket.order, bucket.columns,
         _slots(bucket, catalogue.vocabulary), catalogue.sizes, spine, bucket.unit,
         catalogue.program,
     )  # fmt: skip
+    cut = every[starts[who] + place]
+    if catalogue.vocabulary.events:
+        if bucket.events is None:
+            # Taking them for zero would read as: nobody came.
+            raise InputError(
+                "The data must hold the table events, since the model reads it. Got none. Bring "
+                "events.csv; where nobody has any, its header alone."
+            )
+        beyond = engaged(bucket.events, who, cutoffs.times[cut], catalogue)
+        values = np.hstack([values, beyond])
     if catalogue.vocabulary.attributes:
         hidden = bucket.acquired[who] >= cutoffs.times[cut]
-        values = np.hstack([values, _profile(bucket, catalogue.vocabulary, who, hidden)])
+        known = profile(bucket.attributes, n, catalogue.vocabulary, who, hidden)
+        values = np.hstack([values, known])
     return Rows(bucket.ids, who, cut, values, catalogue, bucket.attributes)
+
+
+def engaged(events: Events, who: Ints, as_of: Ints, catalogue: Catalogue) -> Floats:
+    """Features of events for any rows (customer ``who[r]``, instant ``as_of[r]``), in any order.
+
+    Customers need no order. Columns, (rows, features), are those of the catalogue's family
+    "behaviour beyond orders". Nothing at or after a row's own instant is seen.
+    """
+    kinds = catalogue.vocabulary.events
+    place = {kind: slot for slot, kind in enumerate(kinds)}
+    slots = np.array([*(place.get(kind, -1) for kind in events.levels), -1], np.int64)
+    value = np.where(events.has_value, events.value, windows.NO_VALUE)
+    order = np.lexsort((as_of, who))
+    found = np.empty((len(who), len(catalogue.event_program.outputs)))
+    found[order] = windows.event_features(
+        events.starts, events.ts, slots[events.kind], value,
+        np.asarray(who, np.int64)[order], np.asarray(as_of, np.int64)[order],
+        len(kinds), catalogue.event_program,
+    )  # fmt: skip
+    return found
 
 
 def _slots(bucket: Bucket, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
@@ -171,17 +233,22 @@ def _placed(codes: Ints, names: list[str], levels: tuple[str, ...]) -> Ints:
     return table[codes]  # code -1 takes the last entry
 
 
-def _profile(
-    bucket: Bucket, vocabulary: Vocabulary, who: Ints, hidden: npt.NDArray[np.bool_]
+def profile(
+    attributes: pd.DataFrame | None,
+    customers: int,
+    vocabulary: Vocabulary,
+    who: Ints,
+    hidden: npt.NDArray[np.bool_],
 ) -> Floats:
     """Attributes of customers, (rows, attribute features); unknown is NaN, all 0 for text.
 
-    Rows whose customer was acquired at or after the cutoff know nothing yet: `hidden`.
+    `attributes` has a row per customer, ``who[r]`` is a row's customer. Rows whose customer was
+    acquired at or after the cutoff know nothing yet: `hidden`.
     """
     columns: list[Floats] = []
     for name, levels in vocabulary.attributes:
-        given = bucket.attributes is not None and name in bucket.attributes
-        values = bucket.attributes[name] if given else pd.Series([None] * len(bucket))  # type: ignore[index]
+        given = attributes is not None and name in attributes
+        values = attributes[name] if given else pd.Series([None] * customers)  # type: ignore[index]
         if levels is None:
             numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
             columns.append(np.where(hidden | ~np.isfinite(numbers[who]), np.nan, numbers[who]))

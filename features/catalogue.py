@@ -13,19 +13,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from features import windows
+from features import engagement, windows
+from features.errors import BundleError
 from features.formulas import Expr, Program, Take, larger, root, total
 from features.spine import DAY
 
-__all__ = ["OTHER", "Catalogue", "Feature", "Vocabulary", "catalogue", "feature_hash"]
+__all__ = [
+    "BEYOND", "OTHER", "PROFILE", "SEASON", "Catalogue", "Feature", "Vocabulary", "catalogue",
+    "events_hash", "feature_hash",
+]  # fmt: skip
 
-RHYTHM, FREQUENCY, MONEY, BASKET, RETURNS, SEASON, PROFILE = (
+RHYTHM, FREQUENCY, MONEY, BASKET, RETURNS, SEASON, BEYOND, PROFILE = (
     "recency and rhythm",
     "frequency",
     "money",
     "breadth and basket",
     "returns and discounts",
     "season and channel",
+    "behaviour beyond orders",
     "customer profile",
 )
 SPANS: Final = (30, 90, 180, 365, 730)
@@ -38,12 +43,15 @@ class Vocabulary:
 
     Learned from rows before the first training origin and kept in the model. A column that was
     never given has no levels. ``attributes`` maps a static attribute to its levels, or to None
-    where it is a number.
+    where it is a number. ``events`` are kinds of events, ``valued`` those that carry values; other
+    kinds are passed over.
     """
 
     channel: tuple[str, ...] = ()
     category: tuple[str, ...] = ()
     attributes: tuple[tuple[str, tuple[str, ...] | None], ...] = ()
+    events: tuple[str, ...] = ()
+    valued: tuple[str, ...] = ()
 
     def slots(self, group: str) -> tuple[str, ...]:
         """Names of the slots: the levels and, last, "other"; none where nothing was learned."""
@@ -52,19 +60,37 @@ class Vocabulary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the model card."""
-        return {
+        found: dict[str, Any] = {
             "channel": list(self.channel),
             "category": list(self.category),
             "attributes": [[n, None if v is None else list(v)] for n, v in self.attributes],
         }
+        if self.events:
+            found["events"] = list(self.events)
+            found["valued"] = list(self.valued)
+            found["events_hash"] = events_hash()
+        return found
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Vocabulary:
-        """The inverse of `as_dict`."""
+        """The inverse of `as_dict`; older cards know nothing of events.
+
+        Raises
+        ------
+        BundleError
+            The features of events were defined otherwise where the card was written.
+        """
+        if raw.get("events") and raw.get("events_hash") != events_hash():
+            raise BundleError(
+                "The features of events must be those this code computes, events_hash "
+                f"{events_hash()}. Got {raw.get('events_hash')!r}. Train again with this code."
+            )
         return cls(
             tuple(raw["channel"]),
             tuple(raw["category"]),
             tuple((n, None if v is None else tuple(v)) for n, v in raw["attributes"]),
+            tuple(raw.get("events", ())),
+            tuple(raw.get("valued", ())),
         )
 
 
@@ -331,7 +357,7 @@ class Catalogue:
     """All features under one vocabulary, compiled."""
 
     vocabulary: Vocabulary
-    features: tuple[Feature, ...]  # formulas first, then attributes of customers
+    features: tuple[Feature, ...]  # of orders, of events, then attributes of customers
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -340,10 +366,19 @@ class Catalogue:
 
     @cached_property
     def program(self) -> Program:
-        """The formulas as one register program."""
-        sizes = self.sizes
-        formulas = [f.formula for f in self.features if isinstance(f.formula, Expr)]
-        return Program.of(formulas, windows.inputs(*sizes))
+        """The formulas over orders, as one register program."""
+        return Program.of(self._formulas(events=False), windows.inputs(*self.sizes))
+
+    @cached_property
+    def event_program(self) -> Program:
+        """The formulas over events, as one register program."""
+        taken = {f.name for f in self.features if f.family != BEYOND}
+        names = engagement.slugs(self.vocabulary.events, taken)
+        return Program.of(self._formulas(events=True), engagement.inputs(names))
+
+    def _formulas(self, events: bool) -> list[Expr]:
+        chosen = (f.formula for f in self.features if (f.family == BEYOND) == events)
+        return [formula for formula in chosen if isinstance(formula, Expr)]
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -358,9 +393,18 @@ class Catalogue:
 def catalogue(vocabulary: Vocabulary | None = None) -> Catalogue:
     """The catalogue under a vocabulary; without one, the features that need none."""
     words = vocabulary or Vocabulary()
-    features = [
+    orders = [
         *_rhythm(), *_frequency(), *_money_features(), *_basket(), *_returns(), *_season(words),
     ]  # fmt: skip
+    profile = _profile(words)
+    taken = {feature.name for feature in (*orders, *profile)}
+    events = engagement.entries(words.events, words.valued, taken)
+    beyond = [Feature(name, BEYOND, unit, expr, told) for name, unit, expr, told in events]
+    return Catalogue(words, (*orders, *beyond, *profile))
+
+
+def _profile(words: Vocabulary) -> list[Feature]:
+    features: list[Feature] = []
     for name, levels in words.attributes:
         # The prefix keeps an attribute called "spend" apart from the feature of that name.
         own = f"customer_{name}"
@@ -374,14 +418,22 @@ def catalogue(vocabulary: Vocabulary | None = None) -> Catalogue:
                 Feature(f"{own}[{level}]", PROFILE, "0/1", f"customers.{name} = {level}",
                         f"1 if the customer's {name} is {level}")
             )  # fmt: skip
-    return Catalogue(words, tuple(features))
+    return features
 
 
 def feature_hash() -> str:
     """Hash of the definitions: a model and the running code must agree on it.
 
-    Levels are left out (they are the model's own); what a level's feature would be is in.
+    Levels are left out (they are the model's own); what a level's feature would be is in. Events
+    have a hash of their own, `events_hash`, so that a model without them does not depend on it.
     """
     probe = Vocabulary(("a",), ("a",), (("number", None), ("text", ("a",))))
     payload = json.dumps([catalogue(probe).dictionary(), list(windows.WINDOWS.items())])
+    return hashlib.sha256(payload.encode()).hexdigest()
+
+
+def events_hash() -> str:
+    """Hash of the definitions over events; a model that reads events carries it."""
+    made = catalogue(Vocabulary(events=("a", "b", "B!"), valued=("a",))).features
+    payload = json.dumps([[f.entry() for f in made if f.family == BEYOND], windows.EVENT_PARTS])
     return hashlib.sha256(payload.encode()).hexdigest()

@@ -27,8 +27,8 @@ from features.settings import Settings
 
 __all__ = ["Sheet", "Table", "tables"]
 
-READ = ("orders", "customers", "rates", "aliases")
-OTHER = ("events", "spend", "contacts")
+READ = ("orders", "customers", "rates", "aliases", "events")
+OTHER = ("spend", "contacts")
 ENDINGS = (".csv", ".csv.gz", ".parquet")
 CHUNK = 50_000  # rows taken from a frame or a database at a time
 

@@ -18,6 +18,9 @@ from features.rules import CODES, RULES, RuleCount, minor_digits
 
 __all__ = ["Ingested", "as_written", "quarantine"]
 
+OF_EVENTS = ("customer_id", "ts", "kind", "value", "channel")
+EVENTS = ("ts", "kind", "value")  # that orders do not have
+
 
 @dataclass(frozen=True)
 class Ingested:
@@ -26,7 +29,8 @@ class Ingested:
     ``rows_in = rows_kept + rows_refused``; dropped lines are among the refused. Times are
     microseconds UTC; ``coverage_end`` is exclusive, the local midnight after the last day covered.
     ``columns_present`` are the optional columns with any value. ``fingerprint`` depends on the kept
-    content only, not on row order, file format or number of buckets.
+    content only, not on row order, file format or number of buckets. Events count apart from rows,
+    which are order lines.
     """
 
     folder: Path
@@ -45,6 +49,14 @@ class Ingested:
     files: tuple[str, ...]
     currency: str
     time_zone: str
+    events_in: int = 0
+    events_kept: int = 0
+    event_files: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> int:
+        """Refused rows of all tables that keep them for the quarantine."""
+        return self.rows_refused + self.events_in - self.events_kept
 
     @property
     def alarms(self) -> tuple[RuleCount, ...]:
@@ -66,6 +78,11 @@ class Ingested:
             f"Rows in {self.rows_in:,} = kept {self.rows_kept:,} + refused {self.rows_refused:,}; "
             f"customers {self.customers:,}"
         )
+        if self.event_files:
+            refused = self.events_in - self.events_kept
+            lines.append(
+                f"Events in {self.events_in:,} = kept {self.events_kept:,} + refused {refused:,}"
+            )
         zone = ZoneInfo(self.time_zone)
         first, last, end = (
             datetime.fromtimestamp(ts / 1e6, UTC).astimezone(zone)
@@ -88,12 +105,15 @@ class Ingested:
 
 
 def quarantine(ingested: Ingested, path: Path) -> int:
-    """Write the refused and dropped lines of orders to a CSV file; gives their number.
+    """Write the refused and dropped order lines, then refused events, to a CSV file.
 
-    Every field is quoted, and a text that a spreadsheet would run as a formula gets a leading
-    apostrophe. The file appears whole or not at all.
+    Gives their number. Events bring the columns ts, kind and value of their own. Every field is
+    quoted, and a text that a spreadsheet would run as a formula gets a leading apostrophe. The file
+    appears whole or not at all.
     """
     parts = sorted((ingested.folder / "refused").glob("*.parquet"))
+    events = sorted((ingested.folder / "refused" / "events").glob("*.parquet"))
+    columns = [*ORDERS, *EVENTS] if events else ORDERS
     names = {code: name for name, code in CODES.items()}
     meanings = {rule.name: rule.meaning for rule in RULES}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,12 +122,21 @@ def quarantine(ingested: Ingested, path: Path) -> int:
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
             writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
-            writer.writerow(["rule", "reason", "file", "line", *ORDERS])
+            writer.writerow(["rule", "reason", "file", "line", *columns])
             for record in _refused(parts):
                 rule = names[record["rule"]]
                 reason = record["bad"] or meanings[rule]
                 where = [ingested.files[record["file"]], str(record["line"])]
                 values = _as_came(record, 10 ** minor_digits(ingested.currency))
+                values += [""] * (len(columns) - len(values))
+                writer.writerow([_harmless(v) for v in (rule, reason, *where, *values)])
+                rows += 1
+            for record in _refused(events):
+                rule = names[record["rule"]]
+                where = [ingested.event_files[record["file"]], str(record["line"])]
+                given = dict(zip(OF_EVENTS, record["raw"], strict=True))
+                values = [given.get(column) or "" for column in columns]
+                reason = record["bad"] or meanings[rule]
                 writer.writerow([_harmless(v) for v in (rule, reason, *where, *values)])
                 rows += 1
             out.flush()

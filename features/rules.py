@@ -12,7 +12,10 @@ from typing import Literal
 from features.layouts import ORDERS, Reading
 from features.settings import Settings
 
-__all__ = ["CODES", "RULES", "Rule", "RuleCount", "bucket_of", "minor_digits", "normalised"]
+__all__ = [
+    "CODES", "LAST_DAY", "RULES", "TURNED", "Pass", "Rule", "RuleCount", "bucket_of",
+    "clock_time", "minor_digits", "normalised", "number", "offset", "timed",
+]  # fmt: skip
 
 Action = Literal["refused", "dropped", "kept", "alarm"]
 LAST_DAY = "TIMESTAMP '2100-01-01'"
@@ -78,6 +81,22 @@ RULES = (
          "the first in the order of the alphabet counts", "dropped", table="customers"),
     Rule("unusable_customer", "a line of the table customers without an id, or that cannot be read",
          "dropped", table="customers"),
+    Rule("event_unreadable_line", "the line is no text of the set encoding, or has too few or too "
+         "many fields; mend it, or set [orders] encoding", "refused", table="events"),
+    Rule("event_missing_customer", "no customer id", "refused", table="events"),
+    Rule("event_imprecise_customer", "the id is a float beyond 2^53, where neighbours merge; store "
+         "ids as text", "refused", table="events"),
+    Rule("event_missing_time", "no time", "refused", "ts", "events"),
+    Rule("event_ambiguous_time", "day and month cannot be told apart; set [orders] date_order",
+         "refused", "ts", "events"),
+    Rule("event_unreadable_time", "not a time such as 2024-05-31 or 2024-05-31T13:45:00+02:00",
+         "refused", "ts", "events"),
+    Rule("event_impossible_time", "before 1970 or after 2099", "refused", "ts", "events"),
+    Rule("event_missing_kind", "no kind, such as visit or survey", "refused", "kind", "events"),
+    Rule("event_after_coverage", "later than the orders cover; set [orders] complete_until if they "
+         "cover more", "refused", "ts", "events"),
+    Rule("event_unreadable_value", "not a number such as -12.5 below 10^9; the event counts, its "
+         "value is taken as not given", "kept", "value", "events"),
 )  # fmt: skip
 CODES = {rule.name: code for code, rule in enumerate(RULES, start=1)}
 NOTES = (
@@ -126,7 +145,7 @@ class Pass:
 def normalised(reading: Reading, columns: int, about: Pass) -> str:
     """SQL from the view ``stream`` to normalised order lines, refused ones marked by ``rule``."""
     staged = f"WITH written AS ({_text(reading, columns)}), typed AS ({_typed(reading, about)})"
-    return f"{staged}, timed AS ({_timed(about)}), priced AS ({_priced(about)}) {_final(about)}"
+    return f"{staged}, timed AS ({timed(about)}), priced AS ({_priced(about)}) {_final(about)}"
 
 
 def _text(reading: Reading, columns: int) -> str:
@@ -154,14 +173,14 @@ def _text(reading: Reading, columns: int) -> str:
 def _typed(reading: Reading, about: Pass) -> str:
     """Times split into clock time and offset, numbers as decimals."""
     digits = minor_digits(about.settings.business.currency)
-    amount, lines = _number("x_amount", 18, digits), "written"
+    amount, lines = number("x_amount", 18, digits), "written"
     if "price" in reading.text:
-        product = f"{_number('x_quantity', 19, 6)} * {_number('x_price', 19, 6)}"
+        product = f"{number('x_quantity', 19, 6)} * {number('x_price', 19, 6)}"
         amount = f"TRY_CAST({product} AS DECIMAL(18, {digits}))"
         both = "nullif(trim(x_quantity), '') || ' x ' || nullif(trim(x_price), '')"
         lines = f"(SELECT * REPLACE ({both} AS x_amount) FROM written)"
     elif about.rates:
-        amount = _number("x_amount", 22, 6)
+        amount = number("x_amount", 22, 6)
     if "refund" in reading.text:
         lines = f"({_refunds(lines, 'refund_ts' in reading.text)})"
     customer, join = "nullif(x_customer_id, '')", ""
@@ -169,15 +188,15 @@ def _typed(reading: Reading, about: Pass) -> str:
         customer = f"coalesce(aliases.customer_id, {customer})"
         join = " LEFT JOIN aliases ON aliases.old_id = x_customer_id"
     numbers = ", ".join(
-        f"{_number(f'x_{column}', precision, scale)} AS {name}"
+        f"{number(f'x_{column}', precision, scale)} AS {name}"
         for column, precision, scale, name in (
             ("quantity", 18, 3, "pieces"), ("discount", 22, 6, "off"), ("cost", 22, 6, "spent"),
             ("margin_rate", 10, 6, "margin"),
         )
     )  # fmt: skip
-    naive = _naive("x_order_ts", about.settings.orders.date_order)
+    naive = clock_time("x_order_ts", about.settings.orders.date_order)
     return (
-        f"SELECT lines.*, {customer} AS customer, {naive} AS naive, {_offset('x_order_ts')} AS "
+        f"SELECT lines.*, {customer} AS customer, {naive} AS naive, {offset('x_order_ts')} AS "
         f"east, {str(reading.utc).lower()} AS in_utc, {amount} AS money, {numbers} "
         f"FROM {lines} AS lines{join}"
     )
@@ -194,7 +213,8 @@ def _refunds(lines: str, dated: bool) -> str:
     )
 
 
-def _number(column: str, precision: int, scale: int) -> str:
+def number(column: str, precision: int, scale: int) -> str:
+    """The decimal in the text, NULL where it is none."""
     # DuckDB also takes 1_000 for a number; nobody writes money so.
     return (
         f"CASE WHEN contains({column}, '_') THEN NULL "
@@ -219,7 +239,7 @@ SHAPE = (
 TURNED = r"^\s*\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}(?:$|[ T,])"
 
 
-def _naive(x: str, order: str | None) -> str:
+def clock_time(x: str, order: str | None) -> str:
     """The clock time in the text, without its offset."""
     slow = f"TRY_CAST(regexp_extract({x}, '{SHAPE}', 1) AS TIMESTAMP)"
     compact = f"try_strptime(trim({x}), '%Y%m%d')"
@@ -240,7 +260,7 @@ def _naive(x: str, order: str | None) -> str:
     )
 
 
-def _offset(x: str) -> str:
+def offset(x: str) -> str:
     """Microseconds east of UTC that the text states; NULL when it states none."""
     zone = f"regexp_extract({x}, '{SHAPE}', 2)"
     sign = f"CASE WHEN {zone}[1] = '-' THEN -1 ELSE 1 END"
@@ -251,7 +271,7 @@ def _offset(x: str) -> str:
     return f"CASE WHEN {_plain(x)} THEN NULL ELSE {value} END"
 
 
-def _timed(about: Pass) -> str:
+def timed(about: Pass) -> str:
     """The instant in UTC and the local clock time; a naive time in a DST gap moves forward."""
     zone = about.settings.business.time_zone.replace("'", "''")
     shift = "to_microseconds(coalesce(east, 0))"

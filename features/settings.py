@@ -19,9 +19,11 @@ __all__ = [
     "Business",
     "Customers",
     "Horizons",
+    "Judging",
     "ModelSettings",
     "Orders",
     "Settings",
+    "Trees",
     "load",
     "written",
 ]
@@ -112,13 +114,43 @@ class Customers:
 
 
 @dataclass(frozen=True, config=CONFIG)
+class Trees:
+    """How the boosted trees learn; `clv train --tune` searches these."""
+
+    eta: Number = Field(default=0.1, gt=0, le=1)  # part of each tree that is taken over
+    max_depth: Whole = Field(default=3, ge=1, le=12)
+    min_child_weight: Number = Field(default=5.0, ge=0, allow_inf_nan=False)  # of a leaf's rows
+    subsample: Number = Field(default=0.8, gt=0, le=1)  # share of rows that a tree sees
+    colsample: Number = Field(default=0.6, gt=0, le=1)  # share of features that a tree sees
+    reg_lambda: Number = Field(default=20.0, ge=0, allow_inf_nan=False)  # pull of leaves to 0
+    # Of value's variance over its mean, between Poisson (1) and gamma (2): many zeros, a long
+    # right tail.
+    power: Number = Field(default=1.5, gt=1, lt=2)
+
+
+@dataclass(frozen=True, config=CONFIG)
 class ModelSettings:
     """How the model is fitted."""
 
-    objective: Literal["anchored", "btyd"] = "anchored"  # btyd: the forecast alone
+    # What boosting starts from: each customer's forecast (anchored), or the same for everybody
+    # (plain); btyd is the forecast alone.
+    objective: Literal["anchored", "plain", "btyd"] = "anchored"
     max_rows: Whole = Field(default=200_000, ge=1_000)  # training rows, over all origins
     origins: Whole = Field(default=12, ge=1, le=60)  # at most this many past cutoffs
     thin_below: Whole = Field(default=1_000, ge=0)  # customers; fewer lean on the anchor
+    trees: Trees = field(default_factory=Trees)  # [model.trees]
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Judging:
+    """What a model must show, and the campaign that its churn is valued by."""
+
+    metric: Literal["normalised_gini", "mae", "rmse", "spearman", "decile_mape"] = "normalised_gini"
+    margin: Number = Field(default=0.02, ge=0, le=1)  # relative: so much worse in the others
+    bias_band: Number = Field(default=0.25, gt=0, le=10)  # |predicted total / real total - 1|
+    ece_band: Number = Field(default=0.05, gt=0, le=1)  # of churn
+    contact_cost: Number = Field(default=1.0, ge=0)  # money per customer contacted
+    save_rate: Number = Field(default=0.1, ge=0, le=1)  # of those about to leave who are kept
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -130,6 +162,7 @@ class Settings:
     orders: Orders = field(default_factory=Orders)
     customers: Customers = field(default_factory=Customers)
     model: ModelSettings = field(default_factory=ModelSettings)
+    judgement: Judging = field(default_factory=Judging)
     # table -> {contract's column: column in the file}
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
     # table -> file, or table name in the database

@@ -15,9 +15,9 @@ from scipy.special import ndtr, ndtri
 from features.draws import Floats, Ints, draw, pick, stream
 
 __all__ = [
-    "CATEGORIES", "CHANNELS", "CHF_PRICE", "COUNTRIES", "END", "OFFER_DAYS", "PER_CATEGORY",
-    "SALES", "Calendar", "buying_days", "clock", "draw_contacts", "draw_heads", "draw_lines",
-    "draw_people", "draw_refunds", "order_mean",
+    "CATEGORIES", "CHANNELS", "CHF_PRICE", "COUNTRIES", "END", "LEADS_VISITS", "OFFER_DAYS",
+    "PER_CATEGORY", "SALES", "Calendar", "buying_days", "clock", "draw_contacts", "draw_heads",
+    "draw_lines", "draw_people", "draw_refunds", "order_mean",
 ]  # fmt: skip
 
 END = pd.Timestamp("2026-07-01")
@@ -74,6 +74,9 @@ _FAVOURITE = 0.5  # share of lines from the favourite category
 _MORE_LINES, _MORE_PIECES = 0.7, 0.25  # means of the Poisson counts above one
 OFFER_DAYS, _EVERY = 28, 91  # a campaign's effect; from campaign to campaign
 CHF_PRICE = 1.05  # price in CHF of what costs 1 EUR
+# Who never buys came by other channels and looks around less: so both tell who will.
+_LEADS = CHANNELS.assign(share=[0.10, 0.17, 0.43, 0.27, 0.03])
+LEADS_VISITS = 0.25  # of the visits that others with their interest pay
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ def draw_people(n: int, cal: Calendar, seed: int) -> pd.DataFrame:
     # Most buy when they sign up, some later, some never: leads.
     first = joined + np.select([u < 0.72, u < 0.92], [minutes, wait], np.inf)
     ended = pick(CHANNELS, "life", channel) * rng.exponential(size=n) / rng.gamma(2.0, size=n)
+    channel = np.where(np.isfinite(first), channel, draw(stream(seed, "leads"), _LEADS, n))
     cost = np.round(pick(CHANNELS, "cost", channel) * rng.gamma(6.0, 1 / 6, n), 2)
     people = pd.DataFrame({"joined": joined, "channel": channel, "country": country})
     people = people.assign(

@@ -12,6 +12,7 @@ from features.shop import (
     CHANNELS,
     CHF_PRICE,
     COUNTRIES,
+    LEADS_VISITS,
     OFFER_DAYS,
     PER_CATEGORY,
     SALES,
@@ -122,6 +123,8 @@ def _events_table(
     opens = np.where(people["consent"], people["opens"].to_numpy() * 0.06, 0.0)
     who, day = cal.process(rng, people["rate"].to_numpy() * 5, lo, hi)
     seen = rng.random(len(who)) < _warmth(people, who, day, 0.02)
+    lead = np.isinf(people["first"].to_numpy())[who]
+    seen &= ~lead | (stream(seed, "leads' visits").random(len(who)) < LEADS_VISITS)
     place = np.where(people["sales"] == 1, "app", "web").astype(object)
     parts = [_kind("visit", who[seen], day[seen], np.nan, place[who[seen]])]
     who, day = cal.process(rng, opens, lo, hi)

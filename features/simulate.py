@@ -237,7 +237,9 @@ def _bgnbd(law: Ints, x: Floats, tx: Floats, T: Floats, t: float) -> tuple[Float
 def shop(customers: int, years: float = 4.5, seed: int = 0) -> Shop:
     """A whole shop with `years` of history and the 24 months that follow as its truth.
 
-    `customers` counts sign-ups; some of them have no order (leads). The tables are those of the
+    `customers` counts sign-ups. Seven in ten buy at once, two in ten some weeks later, the others
+    never (leads): these come more often by paid_social and affiliate and pay a quarter of the
+    visits, so that channel and first visits tell who will buy. The tables are those of the
     contract: orders, customers, events, spend, contacts, rates (EUR per unit), aliases. Refund
     lines carry the order_id of their order and negative amount, quantity and cost.
 

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features import windows
+from features import foreign, windows
 from features.errors import InputError
-from features.rules import minor_digits
+from features.rules import bucket_of, minor_digits
 from features.spine import instant
 from features.tables import Ingested
 
-__all__ = ["Bucket", "Store"]
+__all__ = ["ALWAYS", "Bucket", "Events", "Store", "acquired_of"]
 
 Ints = npt.NDArray[np.int64]
 ALWAYS = np.iinfo(np.int64).min
@@ -45,6 +45,65 @@ SCHEMA = pa.schema(
         "cost": pa.int64(),  # minor units
     }
 )
+EVENTS = pa.schema(
+    {
+        "customer_id": pa.string(),
+        "ts": pa.int64(),  # microseconds UTC
+        "kind": pa.string(),
+        "value": pa.int64(),  # thousandths
+    }
+)
+
+
+@dataclass(frozen=True)
+class Events:
+    """All events of some customers, sorted by customer (bytewise), time, kind and value.
+
+    ``starts`` (customers + 1,) is the first event of each customer; the other arrays are (events,).
+    ``kind`` are codes into ``levels``; ``value`` is in thousandths where ``has_value``.
+    """
+
+    ids: npt.NDArray[np.object_]
+    starts: Ints
+    ts: Ints
+    kind: Ints
+    value: Ints
+    has_value: npt.NDArray[np.bool_]
+    levels: list[str]
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> Events:
+        """From rows in `EVENTS`, already sorted."""
+        rows = rows.combine_chunks()
+        ids = rows["customer_id"].combine_chunks()
+        starts = _starts(ids)
+        kind, levels = _codes(rows["kind"])
+        given = rows["value"].is_valid().to_numpy()
+        names = ids.take(pa.array(starts[:-1])).to_numpy(zero_copy_only=False)
+        return cls(names, starts, _ints(rows["ts"]), kind, _ints(rows["value"]), given, levels)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, first: int, last: int) -> Events:
+        """Those of the customers [first, last)."""
+        a, b = int(self.starts[first]), int(self.starts[last])
+        rows, starts = slice(a, b), self.starts[first : last + 1] - a
+        return replace(
+            self, ids=self.ids[first:last], starts=starts, ts=self.ts[rows], kind=self.kind[rows],
+            value=self.value[rows], has_value=self.has_value[rows],
+        )  # fmt: skip
+
+    def of_customers(self, ids: npt.NDArray[np.object_]) -> Events:
+        """Those of the customers `ids`, in that order; who has none, has an empty part."""
+        place = pd.Index(self.ids, dtype=object).get_indexer(pd.Index(ids, dtype=object))
+        number = np.where(place >= 0, np.diff(self.starts, append=0)[place], 0)
+        starts = np.concatenate([[0], np.cumsum(number)]).astype(np.int64)
+        rows = np.repeat(self.starts[place] - starts[:-1], number) + np.arange(starts[-1])
+        return replace(
+            self, ids=ids, starts=starts, ts=self.ts[rows], kind=self.kind[rows],
+            value=self.value[rows], has_value=self.has_value[rows],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +129,7 @@ class Bucket:
     unit: int
     acquired: Ints  # microseconds UTC, (customers,); ALWAYS where not known
     attributes: pd.DataFrame | None = None  # one row per customer, in the order of `ids`
+    events: Events | None = None  # of the same customers; None without a table of events
 
     @classmethod
     def of(
@@ -78,8 +138,12 @@ class Bucket:
         unit: int,
         attributes: pd.DataFrame | None = None,
         zone: str = "UTC",
+        events: Events | None = None,
     ) -> Bucket:
-        """A bucket from lines in `SCHEMA`, already sorted; `zone` is that of naive times."""
+        """A bucket from lines in `SCHEMA`, already sorted; `zone` is that of naive times.
+
+        `events` may hold further customers; they are left out.
+        """
         lines = lines.combine_chunks()
         ids = lines["customer_id"].combine_chunks()
         starts = _starts(ids)
@@ -99,7 +163,8 @@ class Bucket:
         return cls(
             names, starts, _ints(lines["ts"]), day, _ints(lines["hour"]), amount, order, channel,
             category, {"channel": channels, "category": categories}, columns, unit,
-            _acquired(attributes, len(names), zone), attributes,
+            acquired_of(attributes, len(names), zone), attributes,
+            None if events is None else events.of_customers(names),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -115,6 +180,7 @@ class Bucket:
             self.channel[lines], self.category[lines], self.levels, self.columns[lines], self.unit,
             self.acquired[first:last],
             None if self.attributes is None else self.attributes.iloc[first:last],
+            None if self.events is None else self.events.take(first, last),
         )  # fmt: skip
 
 
@@ -148,7 +214,7 @@ def _orders(column: pa.ChunkedArray, day: Ints) -> tuple[Ints, int]:
     return codes, int(codes.max()) + 1
 
 
-def _acquired(attributes: pd.DataFrame | None, customers: int, zone: str) -> Ints:
+def acquired_of(attributes: pd.DataFrame | None, customers: int, zone: str) -> Ints:
     """Moments at which customers became known; text that is no ISO time counts as not known."""
     found = np.full(customers, ALWAYS, np.int64)
     if attributes is None or "acquired_at" not in attributes:
@@ -191,11 +257,29 @@ class Store:
         """Read one bucket."""
         name = f"bucket-{self.first_bucket + index:03d}.parquet"
         lines = pq.read_table(self.folder / "orders" / name, schema=SCHEMA)
-        path = self.folder / "customers" / name
+        path = self.people(index)
         attributes = None
         if path.exists():
             attributes = pd.read_parquet(path).set_index("customer_id")
-        return Bucket.of(lines, self.unit, attributes, self.zone)
+        return Bucket.of(lines, self.unit, attributes, self.zone, self.events(index))
+
+    def of_customer(self, customer: str) -> Bucket | None:
+        """One customer of a whole store, None if there are no orders; other buckets stay closed."""
+        con = foreign.connect("200MB", 1)
+        place = con.execute(f"SELECT {bucket_of('$1::VARCHAR', self.buckets)}", [customer])
+        bucket = self.bucket(int(place.fetchall()[0][0]))
+        con.close()
+        here = np.flatnonzero(bucket.ids == customer)
+        return bucket.take(int(here[0]), int(here[0]) + 1) if len(here) else None
+
+    def people(self, index: int) -> Path:
+        """Attributes of all customers of one bucket, with or without an order; may not be there."""
+        return self.folder / "customers" / f"bucket-{self.first_bucket + index:03d}.parquet"
+
+    def events(self, index: int) -> Events | None:
+        """Events of all customers of one bucket, with or without an order; None without a table."""
+        path = self.folder / "events" / f"bucket-{self.first_bucket + index:03d}.parquet"
+        return Events.of(pq.read_table(path, schema=EVENTS)) if path.exists() else None
 
     @classmethod
     def of(cls, found: Ingested) -> Store:

@@ -24,10 +24,19 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pyarrow.dataset import dataset
 
-from features import foreign, formats, side
+from features import events, foreign, formats, side
 from features.errors import InputError
 from features.layouts import ORDERS, Reading
-from features.passes import GIVEN, Bucketed, Limits, Work, examples, first_pass, second_pass
+from features.passes import (
+    BUCKETS,
+    GIVEN,
+    Bucketed,
+    Limits,
+    Work,
+    examples,
+    first_pass,
+    second_pass,
+)
 from features.report import Ingested, quarantine
 from features.rules import CODES, RULES, Pass, RuleCount, minor_digits
 from features.settings import Settings
@@ -60,7 +69,8 @@ def ingest(
 
     Lines are sorted by customer (bytewise), time and every further column, missing values first,
     so the same lines give the same files in whatever order they came. With a table of customers,
-    ``work/customers/bucket-NNN.parquet`` holds its attributes as text in the same buckets.
+    ``work/customers/bucket-NNN.parquet`` holds its attributes as text in the same buckets; with one
+    of events, ``work/events/bucket-NNN.parquet`` holds customer_id, ts, kind and value.
 
     Raises
     ------
@@ -71,7 +81,7 @@ def ingest(
     stage = Path(tempfile.mkdtemp(prefix=".ingest-", dir=work))
     try:
         done = _Ingest(data, settings, stage, progress or (lambda _stage, _part: None)).run()
-        for name in ("orders", "customers", "refused"):
+        for name in ("orders", "customers", "events", "refused"):
             shutil.rmtree(work / name, ignore_errors=True)
             if (stage / name).exists():
                 (stage / name).replace(work / name)
@@ -103,6 +113,7 @@ class _Ingest:
         self.work = Work(stage / "raw", stage / "refused")
         self.total = Bucketed()
         self.rows_in = self.sales = self.people_in = 0
+        self.events: events.Staged | None = None
 
     def run(self) -> Ingested:
         """All stages; raises `InputError` when the input as a whole cannot be trusted."""
@@ -112,6 +123,9 @@ class _Ingest:
             limits = self._limits()
             self._buckets(limits)
             self._customers()
+            if self.events is not None:
+                until = self._coverage_end()
+                events.write(self.con, self.events, until, self.work.buckets, self.stage)
             return self._result()
         finally:
             self.con.close()
@@ -121,19 +135,30 @@ class _Ingest:
         for name, load in (("aliases", side.load_aliases), ("rates", side.load_rates)):
             if name in self.tables:
                 load(self.con, self.tables[name], self.settings)
+        if "events" in self.tables:
+            told, aliases = self._telling(self.tables["events"]), "aliases" in self.tables
+            self.events = events.read(self.con, told, self.settings, aliases, self.stage)
+            if self.events.parts > 1:  # so many that memory asks for buckets, however few orders
+                self.work.buckets = BUCKETS
         orders = self.tables["orders"]
-        told = replace(orders, sheets=lambda: self._told(orders))
-        first_pass(self.con, told, self.settings, self._pass, self.work)
+        first_pass(self.con, self._telling(orders), self.settings, self._pass, self.work)
         self.progress("read", 1.0)
 
-    def _told(self, orders: formats.Table) -> Any:
-        for sheet in orders.sheets():
-            yield replace(sheet, batches=self._each(sheet.batches, orders))
+    def _telling(self, table: formats.Table) -> formats.Table:
+        """The same table, which tells its progress as it is read."""
+        stage = "read" if table.name == "orders" else f"read {table.name}"
 
-    def _each(self, batches: Any, orders: formats.Table) -> Any:
-        for batch in batches:
-            self.progress("read", min(orders.done(), 1.0))
-            yield batch
+        def each(batches: Any) -> Any:
+            for batch in batches:
+                self.progress(stage, min(table.done(), 1.0))
+                yield batch
+
+        def told() -> Any:
+            for sheet in table.sheets():
+                yield replace(sheet, batches=each(sheet.batches))
+            self.progress(stage, 1.0)
+
+        return replace(table, sheets=told)
 
     def _pass(self, buckets: int, reading: Reading) -> Pass:
         floats = ("x_customer_id",) if "nullif" in reading.text["customer_id"] else ()
@@ -332,15 +357,18 @@ class _Ingest:
         self.total.counts["duplicate_customer"] = about.double
         self.total.counts["unusable_customer"] = about.missing
 
+    def _coverage_end(self) -> int:
+        end, last = self._complete(), self.total.last
+        if end is None:
+            zone = self.settings.business.time_zone
+            day = datetime.fromtimestamp((last or 0) / 1e6, UTC).astimezone(ZoneInfo(zone)).date()
+            end = local_midnight(day + timedelta(days=1), zone)
+        return end
+
     def _result(self) -> Ingested:
         total = self.total
         if total.first is None or total.last is None:
             raise self._nothing_kept()
-        end = self._complete()
-        if end is None:
-            zone = ZoneInfo(self.settings.business.time_zone)
-            last = datetime.fromtimestamp(total.last / 1e6, UTC).astimezone(zone).date()
-            end = local_midnight(last + timedelta(days=1), self.settings.business.time_zone)
         return Ingested(
             folder=self.stage,
             buckets=self.work.buckets,
@@ -350,7 +378,7 @@ class _Ingest:
             customers=total.customers,
             first_ts=total.first,
             last_ts=total.last,
-            coverage_end=end,
+            coverage_end=self._coverage_end(),
             columns_present=tuple(column for column in GIVEN if total.given[column]),
             recognised=self.work.recognised,
             fingerprint=self._fingerprint(),
@@ -358,6 +386,9 @@ class _Ingest:
             files=self.files,
             currency=self.settings.business.currency,
             time_zone=self.settings.business.time_zone,
+            events_in=self.events.rows_in if self.events else 0,
+            events_kept=self.events.kept if self.events else 0,
+            event_files=self.events.table.files if self.events else (),
         )
 
     def _fingerprint(self) -> str:
@@ -371,22 +402,31 @@ class _Ingest:
                 f"FROM read_parquet({foreign.literal(people / '*.parquet')}) AS p"
             )
             text += f" {self._one(query)}"
+        if self.events is not None and self.events.kept:
+            low, high = self.events.digest
+            text += f" events {self.events.kept} {low:x} {high:x}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _rules(self) -> tuple[RuleCount, ...]:
         total, out = self.total, []
         dropped = self.settings.orders.duplicates == "drop"
+        size = {"orders": self.rows_in, "customers": self.people_in}
+        files = {"events": ()} if self.events is None else {"events": self.events.table.files}
+        if self.events is not None:
+            size["events"] = self.events.rows_in
+            total.counts.update(self.events.counts)
+            total.places.update(self.events.places)
         for rule in RULES:
             rows = total.counts[rule.name]
             if not rows:
                 continue
             action = "dropped" if rule.name == "duplicate_line" and dropped else rule.action
             shown = tuple(
-                (self.files[file], line, rule.column, value[:SHOWN])
+                (files.get(rule.table, self.files)[file], line, rule.column, value[:SHOWN])
                 for file, line, value in total.places.get(rule.name, [])
             )
             money = total.money[rule.name] / self.sales if self.sales else 0.0
-            share = rows / (self.rows_in if rule.table == "orders" else self.people_in)
+            share = rows / size[rule.table]
             out.append(
                 RuleCount(rule.name, rule.meaning, rows, share, action, shown, money, rule.table)
             )

@@ -15,7 +15,8 @@ A window of w days before a cutoff is ``[as_of - w x 24 h, as_of)``.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import numba as nb
 import numpy as np
@@ -24,7 +25,10 @@ import numpy.typing as npt
 from features import formulas
 from features.spine import DAY
 
-__all__ = ["COLUMNS", "FACTS", "GROUPS", "WINDOWS", "event_columns", "features_of", "window_of"]
+__all__ = [
+    "COLUMNS", "EVENT_PARTS", "EVENT_WINDOWS", "FACTS", "GROUPS", "NO_VALUE", "WINDOWS",
+    "event_columns", "event_features", "features_of", "window_of",
+]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 
@@ -47,12 +51,24 @@ FACTS: Final = (
 #: Counts of orders by slot: (name, number of slots; 0 = as many as the vocabulary has).
 GROUPS: Final = (("weekday", 7), ("daypart", 4), ("quarter", 4), ("channel", 0), ("category", 0))
 FIRSTS: Final = ("first_channel", "first_category")  # slots of the first order, 0 or 1
+EVENT_WINDOWS: Final = (30, 90, 365)  # days, rising; values are summed over the longest
+#: Integers of each kind of event, in order: counts of windows and of all time, then these.
+EVENT_PARTS: Final = (
+    *(f"[{days}]" for days in EVENT_WINDOWS), "", ".since", ".valued", ".newest",
+    f".values[{EVENT_WINDOWS[-1]}]", f".valued[{EVENT_WINDOWS[-1]}]",
+)  # fmt: skip
+NO_VALUE: Final = np.iinfo(np.int64).min  # of an event
 
 TILE: Final = 64
 LOAD, CONST, ADD, SUB, MUL, DIV = (
     formulas.LOAD, formulas.CONST, formulas.ADD, formulas.SUB, formulas.MUL, formulas.DIV,
 )  # fmt: skip
 SQRT, MIN = formulas.SQRT, formulas.MIN
+
+
+def compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The one way of compiling here: kept on disk, and threads may run side by side."""
+    return nb.njit(signature, cache=True, nogil=True)
 
 
 def inputs(channels: int, categories: int) -> list[str]:
@@ -74,11 +90,9 @@ def group_sizes(channels: int, categories: int) -> list[int]:
     return [size or (channels if name == "channel" else categories) for name, size in GROUPS]
 
 
-@nb.njit(
+@compiled(
     "int64[:,::1](int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],"
-    "int64[::1],int64[::1],int64[::1],int64[::1],int64)",
-    cache=True,
-    nogil=True,
+    "int64[::1],int64[::1],int64[::1],int64[::1],int64)"
 )
 def _columns(  # type: ignore[no-untyped-def]
     starts, day, month, amount, order, product, category, quantity, discount, cost, sizes, unit
@@ -131,19 +145,9 @@ def _columns(  # type: ignore[no-untyped-def]
 
 
 def event_columns(
-    starts: Ints,
-    day: Ints,
-    month: Ints,
-    amount: Ints,
-    order: Ints,
-    product: Ints,
-    category: Ints,
-    quantity: Ints,
-    discount: Ints,
-    cost: Ints,
-    sizes: Ints,
-    unit: int,
-) -> Ints:
+    starts: Ints, day: Ints, month: Ints, amount: Ints, order: Ints, product: Ints, category: Ints,
+    quantity: Ints, discount: Ints, cost: Ints, sizes: Ints, unit: int,
+) -> Ints:  # fmt: skip
     """Integer columns of each line, shape (lines, len(COLUMNS)), rows as in the bucket.
 
     `order`, `product` and `category` are codes from 0 (-1: not given), `sizes` how many codes of
@@ -154,11 +158,9 @@ def event_columns(
     )
 
 
-@nb.njit(
+@compiled(
     "void(int64[:,::1],float64[:,::1],int32[:,::1],float64[::1],int32[::1],float64[:,::1],"
-    "int64,int64)",
-    cache=True,
-    nogil=True,
+    "int64,int64)"
 )
 def _evaluate(sums, reg, code, constants, outputs, out, first, rows):  # type: ignore[no-untyped-def]  # noqa: PLR0912
     for k in range(code.shape[0]):
@@ -199,12 +201,10 @@ def _evaluate(sums, reg, code, constants, outputs, out, first, rows):  # type: i
             out[first + i, j] = reg[outputs[j], i]
 
 
-@nb.njit(
+@compiled(
     "int64(int64[::1],int64[::1],int64[::1],int64[::1],int64[:,::1],int32[:,::1],int64[::1],"
     "int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],int64,"
-    "int32[:,::1],float64[::1],int32[::1],int64,float64[:,::1],int64[::1],int64[::1])",
-    cache=True,
-    nogil=True,
+    "int32[:,::1],float64[::1],int32[::1],int64,float64[:,::1],int64[::1],int64[::1])"
 )
 def _features(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915
     starts, ts, day, order, cols, slots, spine_starts, cut_ts, cut_day, cut_month,
@@ -333,17 +333,10 @@ def _features(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915
 
 
 def features_of(
-    starts: Ints,
-    ts: Ints,
-    day: Ints,
-    order: Ints,
-    columns: Ints,
-    slots: npt.NDArray[np.int32],
-    sizes: tuple[int, int],
-    spine: tuple[Ints, Ints, Ints, Ints],
-    unit: int,
+    starts: Ints, ts: Ints, day: Ints, order: Ints, columns: Ints, slots: npt.NDArray[np.int32],
+    sizes: tuple[int, int], spine: tuple[Ints, Ints, Ints, Ints], unit: int,
     program: formulas.Program,
-) -> tuple[npt.NDArray[np.float64], Ints, Ints]:
+) -> tuple[npt.NDArray[np.float64], Ints, Ints]:  # fmt: skip
     """Features of each (customer, cutoff) with an order before the cutoff.
 
     Parameters
@@ -375,11 +368,69 @@ def features_of(
     return out[:done], who[:done], which[:done]
 
 
-@nb.njit(
-    "int64[:,::1](int64[::1],int64[::1],int64[:,::1],int64[::1],int64[::1],int64[::1])",
-    cache=True,
-    nogil=True,
+@compiled(
+    "void(int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],int64,"
+    "int32[:,::1],float64[::1],int32[::1],float64[:,::1])"
 )
+def _event_features(  # type: ignore[no-untyped-def]  # noqa: PLR0912
+    starts, ts, slot, value, who, cut_ts, windows, kinds, code, constants, outputs, out
+):
+    w_all = len(windows)
+    acc = np.zeros((kinds + 1, w_all + 6), np.int64)
+    lo = np.zeros(w_all, np.int64)
+    sums = np.zeros(((kinds + 1) * acc.shape[1], TILE), np.int64)
+    reg = np.zeros((code.shape[0], TILE), np.float64)
+    hi = np.int64(0)
+    for r in range(len(who)):
+        if r == 0 or who[r] != who[r - 1]:
+            acc[:], lo[:] = 0, starts[who[r]]
+            hi = starts[who[r]]
+        while hi < starts[who[r] + 1] and ts[hi] < cut_ts[r]:
+            for k in (slot[hi], kinds):
+                if slot[hi] >= 0:
+                    acc[k, : w_all + 1] += 1
+                    acc[k, w_all + 1] = ts[hi]
+                    if value[hi] != NO_VALUE:
+                        acc[k, w_all + 2] = 1
+                        acc[k, w_all + 3] = value[hi]
+                        acc[k, w_all + 4] += value[hi]
+                        acc[k, w_all + 5] += 1
+            hi += 1
+        for w in range(w_all):
+            while lo[w] < hi and ts[lo[w]] < cut_ts[r] - windows[w]:
+                for k in (slot[lo[w]], kinds):
+                    if slot[lo[w]] >= 0:
+                        acc[k, w] -= 1
+                        if w == w_all - 1 and value[lo[w]] != NO_VALUE:
+                            acc[k, w_all + 4] -= value[lo[w]]
+                            acc[k, w_all + 5] -= 1
+                lo[w] += 1
+        sums[:, r % TILE] = acc.ravel()
+        for k in range(kinds + 1):
+            sums[k * acc.shape[1] + w_all + 1, r % TILE] = cut_ts[r] - acc[k, w_all + 1]
+        if r % TILE == TILE - 1 or r == len(who) - 1:
+            _evaluate(sums, reg, code, constants, outputs, out, r - r % TILE, r % TILE + 1)
+
+
+def event_features(
+    starts: Ints, ts: Ints, slot: Ints, value: Ints, who: Ints, cut_ts: Ints, kinds: int,
+    program: formulas.Program,
+) -> npt.NDArray[np.float64]:  # fmt: skip
+    """Formulas over `EVENT_PARTS` for rows (customer ``who[r]``, cutoff ``cut_ts[r]``).
+
+    Events are sorted by time within a customer, rows by customer and cutoff. `slot` (events,)
+    counts from 0 to `kinds` - 1, -1 is passed over; `value` is `NO_VALUE` where not given. The
+    integers are those of each kind and, last, of all kinds together; values are in thousandths.
+    """
+    out = np.empty((len(who), len(program.outputs)), np.float64)
+    _event_features(
+        starts, ts, slot, value, who, cut_ts, np.array(EVENT_WINDOWS, np.int64) * DAY, kinds,
+        program.code, program.constants, program.outputs, out,
+    )  # fmt: skip
+    return out
+
+
+@compiled("int64[:,::1](int64[::1],int64[::1],int64[:,::1],int64[::1],int64[::1],int64[::1])")
 def _between(starts, ts, values, who, begin, end):  # type: ignore[no-untyped-def]
     out = np.zeros((len(who), values.shape[1]), np.int64)
     for r in range(len(who)):

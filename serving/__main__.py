@@ -110,14 +110,16 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False, default=str))
 
 
-def _numbers(text: str | None) -> tuple[int, ...] | None:
+def _numbers(
+    text: str | None, what: str = "Months", example: str = "12,18,24"
+) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(
-            f"Months must be whole numbers separated by commas. Got {text!r}. Write 12,18,24."
+            f"{what} must be whole numbers separated by commas. Got {text!r}. Write {example}."
         ) from None
 
 
@@ -156,10 +158,11 @@ def check(
         if quarantine is not None:
             tables.quarantine(found, quarantine)
         _print_json(found.as_dict()) if as_json else print(found.format())
-        if strict and found.rows_refused:
+        if strict and found.refused:
             raise InputError(
-                f"--strict wants no row refused. Refused were {found.rows_refused:,} of "
-                f"{found.rows_in:,}. Mend them (--quarantine FILE lists them) or go without it."
+                f"--strict wants no row refused. Refused were {found.refused:,} of "
+                f"{found.rows_in + found.events_in:,}. Mend them (--quarantine FILE lists "
+                "them) or go without it."
             )
 
 
@@ -219,6 +222,10 @@ def train(
     horizons: Horizons = None,
     config: Config = None,
     seed: Seed = 0,
+    tune: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Search N settings of the trees first (optuna)."),
+    ] = 0,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -235,7 +242,7 @@ def train(
     with shown(as_json) as progress:
         done = run(
             data, as_of=as_of, horizons=_numbers(horizons), settings=settings, seed=seed,
-            workers=workers, progress=progress,
+            trials=tune, workers=workers, progress=progress,
         )  # fmt: skip
     _print_json(done.as_dict()) if as_json else print(words.trained(done))
 
@@ -243,8 +250,16 @@ def train(
 @app.command()
 def backtest(
     data: DataArg,
-    as_of: AsOfs,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", help="Dates, separated by commas; default: the newest three."),
+    ] = None,
     horizon: Annotated[int, typer.Option(help="Calendar months to predict, 1 to 24.")] = 12,
+    out: Annotated[Path | None, typer.Option(help="Page of plots to write, .html.")] = None,
+    early: Annotated[
+        str | None,
+        typer.Option(help="Also judge so many days after customers' first orders: 0,30,90."),
+    ] = None,
     config: Config = None,
     seed: Seed = 0,
     workers: Workers = None,
@@ -256,20 +271,42 @@ def backtest(
     """
     from features.spine import instant
     from serving import words
+    from serving.batch import require_writable
     from serving.progress import shown
     from training.backtest import backtest as judge
+    from training.backtest import rolling
+    from training.newcomers import early as read_early
     from training.run import find_settings, read, with_horizons
 
+    if out is not None:
+        require_writable(out, (".html",))
     settings = with_horizons(find_settings(data, config), [_one_horizon(horizon)])
     zone = settings.business.time_zone
-    moments = [instant(day, zone) for day in as_of.split(",")]
+    asked = [instant(day, zone) for day in as_of.split(",")] if as_of else []
+    days = _numbers(early, "Days after the first order", "0,30,90")
     with shown(as_json) as progress, read(data, settings, progress) as (store, _):
+        moments = sorted(set(asked)) or rolling(store, horizon, settings)
         options: dict[str, Any] = {"seed": seed, "workers": workers or 1, "progress": progress}
-        found = [judge(store, moment, horizon, settings, **options) for moment in moments]
+        found = [
+            judge(store, moment, horizon, settings, plain=True, **options) for moment in moments
+        ]
+        reads = [
+            read_early(store, moment, horizon, settings, days, model=one.model,
+                       workers=workers or 1)
+            for moment, one in zip(moments, found, strict=True) if days
+        ]  # fmt: skip
+    if out is not None:
+        from serving.views.backtests import write_page
+
+        write_page(found, out)
     if as_json:
-        _print_json({"backtests": [one.as_dict() for one in found]})
+        apart = {"early": [[one.as_dict() for one in some] for some in reads]} if days else {}
+        _print_json({"backtests": [one.as_dict() for one in found], **apart})
     else:
-        print("\n\n".join(words.judged(one) for one in found))
+        print("\n\n".join([words.backtested(found),
+                           *(words.early(one) for some in reads for one in some)]))  # fmt: skip
+        if out is not None:
+            print(f"Written to {out}")
 
 
 @app.command()
@@ -282,6 +319,13 @@ def predict(
     config: Config = None,
     workers: Workers = None,
     allow_gap: AllowGap = False,
+    reasons: Annotated[
+        int, typer.Option(min=0, help="Add a column of so many reasons in money per customer.")
+    ] = 0,
+    prospects: Annotated[
+        bool,
+        typer.Option("--prospects", help="Also those of table customers who have no order yet."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score every customer with an order before a date.
@@ -297,7 +341,8 @@ def predict(
     with shown(as_json) as progress:
         scored = batch.score(
             loaded, data, as_of=as_of, horizons=_numbers(horizons), config=config,
-            workers=workers, allow_gap=allow_gap, progress=progress,
+            workers=workers, allow_gap=allow_gap, reasons=reasons, prospects=prospects,
+            progress=progress,
         )  # fmt: skip
     batch.write(scored.frame, out)
     batch.keep(scored, loaded.version)
@@ -306,17 +351,82 @@ def predict(
 
 
 @app.command()
+def explain(
+    data: DataArg,
+    customer: Annotated[str, typer.Option(help="Id of the customer, byte for byte.")],
+    as_of: AsOf = None,
+    horizon: Annotated[int, typer.Option(help="Calendar months, 1 to 24.")] = 12,
+    model: ModelOpt = "champion",
+    reasons: Annotated[int, typer.Option(min=1, help="Features told one by one.")] = 8,
+    config: Config = None,
+    allow_gap: AllowGap = False,
+    as_json: Json = False,
+) -> None:
+    """Say in money why one customer is worth what is predicted; the lines add up.
+
+    Example: clv explain orders.csv --as-of 2025-01-01 --customer 0042
+    """
+    from serving import words
+    from serving.loader import load
+    from serving.progress import shown
+    from serving.reasons import one
+
+    months = _one_horizon(horizon)
+    loaded = load(model)
+    with shown(as_json) as progress:
+        told = one(
+            loaded, data, customer, as_of=as_of, months=months, count=reasons, config=config,
+            allow_gap=allow_gap, progress=progress,
+        )  # fmt: skip
+    _print_json(told.as_dict()) if as_json else print(words.explained(told))
+
+
+@app.command()
+def drivers(
+    data: DataArg,
+    as_of: AsOf = None,
+    horizon: Annotated[int, typer.Option(help="Calendar months, 1 to 24.")] = 12,
+    model: ModelOpt = "champion",
+    config: Config = None,
+    workers: Workers = None,
+    allow_gap: AllowGap = False,
+    as_json: Json = False,
+) -> None:
+    """Say which behaviour comes before leaving, with its weight in money.
+
+    Example: clv drivers orders.csv --as-of 2025-01-01 --horizon 12
+    """
+    from serving import words
+    from serving.loader import load
+    from serving.progress import shown
+    from serving.reasons import drivers as measure
+
+    months = _one_horizon(horizon)
+    loaded = load(model)
+    with shown(as_json) as progress:
+        found, date = measure(
+            loaded, data, as_of=as_of, months=months, config=config, workers=workers,
+            allow_gap=allow_gap, progress=progress,
+        )  # fmt: skip
+    about = words.drivers_summary(found, date, months, loaded)
+    _print_json(about) if as_json else print(words.drivers(about))
+
+
+@app.command()
 def promote(
     version: Annotated[str, typer.Argument(help="Number of the version.")],
     reason: Annotated[str, typer.Option(help="Why, for the audit line.")] = "",
+    force: Annotated[
+        str | None, typer.Option(help="Why one that the gate refused becomes champion.")
+    ] = None,
 ) -> None:
-    """Make a version the champion.
+    """Make a version the champion; one that the gate refused only by --force.
 
     Example: clv promote 3 --reason "better on the last year"
     """
     from training import registry
 
-    moved = registry.promote(version, reason)
+    moved = registry.promote(version, reason, force)
     print(f"Version {moved.number} is champion")
 
 

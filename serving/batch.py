@@ -16,16 +16,20 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from features import people
 from features.behaviour import build
 from features.errors import InputError
+from features.people import People
 from features.spine import Cutoffs, instant, text
 from features.store import Bucket, Store
 from features.tables import Ingested
 from serving.loader import Loaded
+from serving.reasons import column
 from training import registry
 from training.fitting import Progress
 from training.run import Data, as_of_in, read
 from training.samples import each_bucket
+from training.waiting import each_people
 
 __all__ = ["KINDS", "Scored", "keep", "replacing", "require_writable", "score", "write"]
 
@@ -55,9 +59,15 @@ def score(
     config: Path | None = None,
     workers: int | None = None,
     allow_gap: bool = False,
+    reasons: int = 0,
+    prospects: bool = False,
     progress: Progress | None = None,
 ) -> Scored:
     """Predictions for every customer with an order before `as_of`, sorted by customer_id.
+
+    With `reasons` above 0 there is the column of that name: JSON, so many terms by their money.
+    With `prospects` also for everybody in the table customers who signed up before `as_of` and has
+    no order before it; their evidence is ``cold_start``.
 
     Raises
     ------
@@ -65,13 +75,19 @@ def score(
         Data, settings, `as_of` or horizons are not as they must be.
     """
     settings, months = loaded.settings(data, config), loaded.months(horizons)
+    if reasons < 0:
+        raise InputError(f"reasons must be 0 or more. Got {reasons}. 3 tells the three largest.")
     zone = settings.business.time_zone
     if as_of is not None:
         instant(as_of, zone)  # a slip in the date is told before a long read, not after
+    if prospects:
+        loaded.model.require_prospects()
     with read(data, settings, progress) as (store, ingested):
         moment = as_of_in(store, as_of, settings, allow_gap)
         cores = workers or os.cpu_count() or 1
-        frame, given = _all(loaded, store, moment, months, cores, progress)
+        frame, given = _all(loaded, store, moment, months, cores, progress, reasons)
+        if prospects:
+            frame = _sorted([frame, *_waiting(loaded, store, moment, months, cores)])
     if frame.empty:
         raise InputError(
             f"Somebody must have an order before {text(moment, zone)}. Nobody has. "
@@ -91,6 +107,7 @@ def _all(
     months: tuple[int, ...],
     workers: int,
     progress: Progress | None,
+    reasons: int = 0,
 ) -> tuple[pd.DataFrame, set[str]]:
     """The table, and the attributes that any of its customers has."""
     model = loaded.model
@@ -99,7 +116,11 @@ def _all(
     done = [0]
 
     def one(bucket: Bucket) -> tuple[pd.DataFrame, set[str]]:
-        table = model.table(build(bucket, cutoffs, words), as_of, months, loaded.version)
+        rows = build(bucket, cutoffs, words)
+        table = model.table(rows, as_of, months, loaded.version)
+        if reasons:
+            told = column(model, rows, as_of, min(months), reasons)
+            table.insert(len(table.columns) - 1, "reasons", told)  # before the model's version
         return table, _known(bucket.attributes)
 
     def tick() -> None:
@@ -108,10 +129,35 @@ def _all(
             progress("scoring", done[0] / store.buckets)
 
     parts = each_bucket(store, one, workers, tick)
-    frame = pd.concat([table for table, _ in parts], ignore_index=True)
-    # Bytewise order of the ids, which is that of their code points.
+    frame = _sorted([table for table, _ in parts])
+    return frame, set().union(*(names for _, names in parts))
+
+
+def _waiting(
+    loaded: Loaded, store: Store, as_of: int, months: tuple[int, ...], workers: int
+) -> list[pd.DataFrame]:
+    """The table of those who have not ordered yet, by bucket."""
+    if not people.known(store):
+        raise InputError(
+            "--prospects needs a table customers with acquired_at, the moment of sign-up. Got "
+            "none. Bring customers.csv, or go without it."
+        )
+    model = loaded.model
+    cutoffs = Cutoffs.at([as_of], model.settings.business.time_zone)
+    vocabulary = model.require_prospects().vocabulary
+
+    def one(some: People) -> pd.DataFrame:
+        rows = people.prospects(some, cutoffs, vocabulary)
+        return model.prospect_table(rows, as_of, months, loaded.version)
+
+    return each_people(store, one, workers)
+
+
+def _sorted(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One below the other, in the bytewise order of the ids, which is that of their code points."""
+    frame = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     order = np.argsort(frame["customer_id"].to_numpy(object), kind="stable")
-    return frame.iloc[order].reset_index(drop=True), set().union(*(names for _, names in parts))
+    return frame.iloc[order].reset_index(drop=True)
 
 
 def _known(attributes: pd.DataFrame | None) -> set[str]:

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from features.catalogue import feature_hash
 from features.errors import InputError
 from features.settings import Settings, written
 from features.settings import load as load_settings
+from features.spine import instant
 from training import bundle, registry
 from training.model import Model
 from training.run import Data, settings_file, with_horizons
@@ -31,12 +33,18 @@ class Loaded:
         orders: pd.DataFrame | Mapping[str, pd.DataFrame],
         as_of: str,
         horizons: Sequence[int] | None = None,
+        *,
+        reasons: int = 0,
+        prospects: bool = False,
     ) -> pd.DataFrame:
         """The predictions table for every customer with an order before `as_of`.
 
+        With `prospects` also for those of the table customers who have none yet.
+
         `orders` has customer_id, order_ts and amount (and what else is known), or is a mapping of
         table names to frames. Sorted by customer_id. Columns that the model learned from and
-        `orders` lack are done without; `serving.batch.score` tells which.
+        `orders` lack are done without; `serving.batch.score` tells which. `reasons` adds the
+        column of that name for the first horizon: so many terms by their money, as JSON.
 
         Raises
         ------
@@ -45,7 +53,28 @@ class Loaded:
         """
         from serving.batch import score
 
-        return score(self, orders, as_of=as_of, horizons=horizons).frame
+        return score(
+            self, orders, as_of=as_of, horizons=horizons, reasons=reasons, prospects=prospects
+        ).frame
+
+    def predict_unknown(
+        self, customer_id: str, as_of: str, horizons: Sequence[int] | None = None
+    ) -> pd.DataFrame:
+        """One row for somebody whom no table knows: the population's answer, ``cold_start``.
+
+        It is that of a prospect of a typical age of whom nothing else is known.
+
+        Raises
+        ------
+        InputError
+            The model knows no prospects, or `as_of` or horizons are not as they must be.
+        """
+        zone = self.model.settings.business.time_zone
+        own = self.model.require_prospects()
+        rows = replace(own.population(), ids=np.array([customer_id], object))
+        some = replace(self.model, prospects=own.uncorrected())
+        moment = instant(as_of, zone)
+        return some.prospect_table(rows, moment, self.months(horizons), self.version)
 
     def months(self, horizons: Sequence[int] | None) -> tuple[int, ...]:
         """The horizons asked for, by default those the model was trained to carry."""

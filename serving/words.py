@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from features.rules import minor_digits
 from serving.batch import Scored
 from serving.loader import Loaded
-from training import leaderboard, tracking
-from training.backtest import OURS, Judgement
+from serving.reasons import Told, cents
+from training import leaderboard, phrases, tracking
+from training.crosscheck import cross_check
+from training.drivers import Drivers
+from training.intervals import total
+from training.judgement import Judgement
+from training.model import COLD_START
+from training.newcomers import Early
 from training.run import Trained
 
-__all__ = ["judged", "scored", "summary", "trained"]
+__all__ = [
+    "backtested", "drivers", "drivers_summary", "early", "explained", "judged", "scored", "summary",
+    "trained",
+]  # fmt: skip
 
 VALUE = ("mae", "rmse", "bias", "normalised_gini", "spearman", "decile_mape")
 CAPTURE = ("capture_1", "capture_5", "capture_10", "capture_20")
@@ -30,13 +42,75 @@ def judged(test: Judgement) -> str:
         "", "Share of the value held by the top 1, 5, 10, 20 % by prediction",
         leaderboard.format_table(board[list(CAPTURE)]),
         "", "Churn (no order)", leaderboard.format_table(board[list(CHURN)]),
-        "", _verdicts(test.differences),
+        "", _verdicts(test.ours, test.differences),
+        "", *_sure(test),
     ]  # fmt: skip
     return "\n".join(lines)
 
 
-def _verdicts(compared: pd.DataFrame) -> str:
-    lines = [f"{OURS} against each baseline, by paired bootstrap (95 %)"]
+def early(read: Early) -> str:
+    """Our model beside buy-till-you-die models, some days after customers' first orders."""
+    board = read.leaderboard()
+    return "\n".join([
+        f"{read.days} days after the first order: {len(read.actual):,} customers who ordered first "
+        f"from {read.start} to {read.end}, judged on the {read.months} months after",
+        leaderboard.format_table(board[["mae", "bias", "normalised_gini", "auroc", "brier"]]),
+    ])  # fmt: skip
+
+
+def _sure(test: Judgement) -> list[str]:
+    """How far the numbers of our model can be trusted: totals, intervals, calibration."""
+    currency = test.model.settings.business.currency
+    total, real = test.total, float(test.said.actual.sum())
+    outside = {str(row["group"]): row for row in test.coverage().to_dict("records")}
+    calibration = test.calibration()
+    best = test.campaign
+    lines = [
+        f"Total margin, discounted: {total.value:,.0f} ({total.low:,.0f} to {total.high:,.0f}) "
+        f"{currency} predicted, {real:,.0f} came",
+        *(
+            f"Intervals, {label}: {_percent(outside[group]['above'])} above the 90 % point, "
+            f"{_percent(outside[group]['below'])} below the 10 % point"
+            for group, label in (("all", "all customers"), ("decile 01", "top tenth"))
+        ),
+        f"Churn calibration error: {calibration['before']['ece']:.3f} before, "
+        f"{calibration['after']['ece']:.3f} after",
+        f"A campaign to the {best.share:.0%} with most to lose would have brought "
+        f"{best.realised.value:,.0f} ({best.realised.low:,.0f} to {best.realised.high:,.0f}) "
+        f"{currency}",
+    ]
+    return [*lines, *(f"Out of band: {warning}" for warning in test.warnings())]
+
+
+def _percent(share: float) -> str:
+    return "-" if pd.isna(share) else f"{share:.1%}"
+
+
+def backtested(tests: Sequence[Judgement]) -> str:
+    """Several cutoffs: a row of metrics with intervals for each, then the newest in full."""
+    rows = []
+    for test in tests:
+        found = {name: _ranged(*one) for name, one in test.intervals().items()}
+        rows.append({"cutoff": test.cutoff, "n": len(test.actual), **found})
+    newest = tests[-1]
+    columns = ["slice", "level", "n", "normalised_gini", "bias", "auroc", "ece"]
+    lines = [
+        f"Our model per cutoff, {newest.months} months each, with 95 % intervals",
+        leaderboard.format_table(pd.DataFrame(rows), 120),
+        "", judged(newest),
+        "", f"By slice, cutoff {newest.cutoff} (small slices are not judged)",
+        leaderboard.format_table(newest.slices[columns]),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _ranged(value: float, low: float, high: float) -> str:
+    digits = 1 if abs(value) >= 10 else 3
+    return f"{value:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def _verdicts(ours: str, compared: pd.DataFrame) -> str:
+    lines = [f"{ours} against each other model, by paired bootstrap (95 %)"]
     for model, rows in compared.groupby("model", sort=False):
         by = {kind: list(rows["metric"][rows["verdict"] == kind]) for kind in ("better", "worse")}
         lines.append(
@@ -52,8 +126,16 @@ def trained(done: Trained) -> str:
     lines = []
     if done.test:
         lines += [judged(done.test), ""]
+        if done.verdict:
+            lines += [done.verdict.table(), f"The gate: {done.verdict.reason}", ""]
     else:
         lines += ["No out-of-time test: the history is too short for one.", ""]
+    if done.tuned:
+        found = done.tuned.as_dict()
+        lines.append(
+            f"Tuned: trial {found['chosen']} of {found['trials']} chosen, its losses "
+            f"{found['score']:.4f} times those of the settings as they were (trial 0)"
+        )
     names = " and ".join(done.version.aliases) or "registered"
     months = settings.horizons.months
     lines.append(
@@ -74,23 +156,40 @@ def summary(found: Scored, loaded: Loaded) -> dict[str, Any]:
     totals = {
         column: round(float(frame[column].sum()), 2)
         for column in frame.columns
-        if column.startswith(("revenue_", "orders_", "clv_"))
+        if re.fullmatch(r"(revenue|orders|clv)_\d+m", column)
     }
+    cold = frame["evidence"] == COLD_START
+    known = frame["evidence"][~cold]
     churn = {c: round(float(frame[c].mean()), 4) for c in frame.columns if c.startswith("churn_")}
+    first = int(next(iter(churn)).removeprefix("churn_").removesuffix("m"))
     return {
-        "customers": len(frame),
+        "customers": len(known),
+        "prospects": int(cold.sum()),
         "as_of": found.as_of,
         "model_version": loaded.version,
         "churn_definition": loaded.model.settings.business.churn,
         "currency": loaded.model.settings.business.currency,
-        "evidence": frame["evidence"].iloc[0],
+        "evidence": known.iloc[0] if len(known) else COLD_START,
         "rows_in": found.ingested.rows_in,
         "rows_kept": found.ingested.rows_kept,
         "rows_refused": found.ingested.rows_refused,
         "missing": list(found.missing),
         "totals": totals,
+        "intervals": _total_intervals(frame),
         "mean_churn": churn,
+        "cross_check": cross_check(frame, first, loaded.model.settings.business).as_dict(),
     }
+
+
+def _total_intervals(frame: pd.DataFrame) -> dict[str, list[float]]:
+    """The 10 and 90 % points of each horizon's total value, and not sums of customers' points."""
+    found = {}
+    for column in frame.columns:
+        if re.fullmatch(r"clv_\d+m", column) and f"{column}_sd" in frame:
+            value, spread = (frame[name].to_numpy(float) for name in (column, f"{column}_sd"))
+            whole = total(value, spread, float(frame[f"{column}_common"].iloc[0]))
+            found[column] = [round(whole.low, 2), round(whole.high, 2)]
+    return found
 
 
 def scored(made: dict[str, Any], out: Path) -> str:
@@ -101,6 +200,8 @@ def scored(made: dict[str, Any], out: Path) -> str:
         f"{made['customers']:,} customers as of {made['as_of']}, model {made['model_version']}, "
         f"evidence {made['evidence']}, churn = {made['churn_definition']}",
     ]
+    if made["prospects"]:
+        lines.append(f"{made['prospects']:,} prospects without an order yet, evidence {COLD_START}")
     if made["missing"]:
         lines.append(
             f"The model knows the columns {', '.join(made['missing'])}, which these data lack; "
@@ -108,8 +209,99 @@ def scored(made: dict[str, Any], out: Path) -> str:
         )
     for name, value in made["totals"].items():
         if name.startswith(("revenue_", "clv_")):
-            lines.append(f"  {name}: {value:,.0f} {made['currency']} in all")
+            ends = made["intervals"].get(name)
+            sure = f" ({ends[0]:,.0f} to {ends[1]:,.0f})" if ends else ""
+            lines.append(f"  {name}: {value:,.0f}{sure} {made['currency']} in all")
     for name, value in made["mean_churn"].items():
         lines.append(f"  {name}: {value:.1%} on average")
+    check = made["cross_check"]
+    beside = "" if check["ratio"] is None else f", ratio {check['ratio']:.2f}"
+    lines.append(
+        f"  Closed formula m x r / (1 + d - r) over {check['months']} months: "
+        f"{check['formula']:,.0f}, model: {check['model']:,.0f}{beside}"
+    )
     lines.append(f"Written to {out}")
     return "\n".join(lines)
+
+
+def explained(told: Told) -> str:
+    """One customer's prediction and its reasons; what is shown adds up to the last decimal."""
+    h, found, currency = told.months, told.predicted, told.currency
+    value = phrases.money(found[f"clv_{h}m"], currency) + _range(found, h, currency)
+    lines = [
+        f"{found['customer_id']} as of {found['as_of']}, the next {h} months, model "
+        f"{found['model_version']}, evidence {found['evidence']}",
+        f"  Value (clv_{h}m): {value}",
+        f"  Churn (churn_{h}m): {found[f'churn_{h}m']:.1%}; orders {found[f'orders_{h}m']:.2f}; "
+        f"revenue {phrases.money(found[f'revenue_{h}m'], currency)}",
+        "", f"Why, in {currency}", *_sum(told.reasons, currency, "text"),
+        "", "By family", *_sum(told.families, currency, "family"),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _range(found: dict[str, Any], h: int, currency: str) -> str:
+    if f"clv_{h}m_low" not in found:
+        return ""
+    digits = minor_digits(currency)
+    low, middle, high = (
+        f"{found[f'clv_{h}m_{name}']:,.{digits}f}" for name in ("low", "median", "high")
+    )
+    return f"; 8 in 10 such customers between {low} and {high}, half below {middle}"
+
+
+def _sum(lines: list[dict[str, Any]], currency: str, told: str) -> list[str]:
+    """Lines of money that add up as shown; what rounds to nothing is not shown."""
+    digits = minor_digits(currency)
+    money = cents([line["money"] for line in lines], currency)
+    # The first is a level, the others are steps from it.
+    shown = [f"{money[0]:,.{digits}f}", *(f"{each:+,.{digits}f}" for each in money[1:])]
+    total = f"{sum(money):,.{digits}f}"
+    width = max(map(len, [*shown, total]))
+    rows = [
+        f"  {text:>{width}}  {lines[i][told]}" for i, text in enumerate(shown) if i == 0 or money[i]
+    ]
+    return [*rows, f"  {total:>{width}}  in all"]
+
+
+def drivers_summary(found: Drivers, date: str, months: int, loaded: Loaded) -> dict[str, Any]:
+    """Drivers as plain values; what is not known is None."""
+
+    def plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+        known = table.astype(object).where(table.notna(), None)
+        return [{str(k): v for k, v in row.items()} for row in known.to_dict("records")]
+
+    return {
+        "as_of": date, "horizon": months, "currency": loaded.model.settings.business.currency,
+        "model_version": loaded.version, "customers": found.customers,
+        "mean_churn": found.mean_churn, "families": plain(found.families),
+        "features": plain(found.features),
+    }  # fmt: skip
+
+
+def drivers(made: dict[str, Any], most: int = 12) -> str:
+    """What comes before leaving, for a person."""
+    h, currency = made["horizon"], made["currency"]
+    lines = [
+        f"What comes before leaving: {made['customers']:,} customers as of {made['as_of']}, "
+        f"churn_{h}m {made['mean_churn']:.1%} on average, model {made['model_version']}",
+        f"At risk and kept: {currency} of {h} months' value, lost or saved by those who behave so",
+        "", f"  {'weight':>6}  {'at risk':>14}  {'kept':>14}  family",
+        *(f"{_heavy(line)}  {line['family']}" for line in made["families"]),
+        "", f"  {'weight':>6}  {'at risk':>14}  {'kept':>14}  behaviour (churn of those "
+        "with most and with least of it)",
+        *(f"{_heavy(line)}  {line['meaning'].removeprefix('1 if ')}{_direction(line)}"
+          for line in made["features"][:most]),
+    ]  # fmt: skip
+    if len(made["families"]) < 2:
+        lines += ["", "The data were too few to learn from behaviour beyond the rhythm of orders."]
+    return "\n".join(lines)
+
+
+def _heavy(line: dict[str, Any]) -> str:
+    return f"  {line['weight']:>6.3f}  {line['at_risk']:>14,.0f}  {line['kept']:>14,.0f}"
+
+
+def _direction(line: dict[str, Any]) -> str:
+    high, low = line["churn_high"], line["churn_low"]
+    return "" if high is None else f" ({high:.0%}, {low:.0%})"

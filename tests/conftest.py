@@ -268,7 +268,8 @@ def small_shop() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def few_draws(patch: pytest.MonkeyPatch) -> None:
     """Spare the bootstrap its 500 draws: the intervals have their own tests."""
-    patch.setattr("training.backtest.DRAWS", 20)
+    for name in ("backtest.DRAWS", "backtest.SLICE_DRAWS", "judgement.DRAWS"):
+        patch.setattr(f"training.{name}", 20)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+import zlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,13 +18,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from features import simulate, tables
 from features.behaviour import Rows, build
 from features.settings import Settings, parse
 from features.spine import Cutoffs, instant
 from features.store import Bucket, Store
+from training.backtest import backtest
 from training.fitting import Fitted, fit
+from training.judgement import Judgement
 from training.model import Model
 
 ZONE = "UTC"
@@ -79,15 +83,16 @@ def store() -> Store:
     return ingest(shop())
 
 
-def split(whole: Store, parts: int) -> Store:
-    """The same customers in several buckets, dealt out like cards."""
+def split(whole: Store, parts: int, kinds: tuple[str, ...] = ("orders", "customers")) -> Store:
+    """The same customers in several buckets, dealt out by their ids."""
     folder = Path(tempfile.mkdtemp(dir=_root()))
-    for kind in ("orders", "customers"):
+    for kind in kinds:
         (folder / kind).mkdir()
         table = pa.concat_tables(
             pq.read_table(path) for path in sorted((whole.folder / kind).iterdir())
         )
-        place = pd.factorize(table["customer_id"].to_pandas(), sort=True)[0] % parts
+        names = table["customer_id"].to_pylist()
+        place = np.array([zlib.crc32(name.encode()) for name in names]) % parts
         for i in range(parts):
             pq.write_table(table.filter(pa.array(place == i)), folder / kind / _name(i))
     return Store(**{**vars(whole), "folder": folder, "buckets": parts})
@@ -101,6 +106,29 @@ def _name(index: int) -> str:
 def base() -> Fitted:
     """The model of the shop as known at `KNOWN`, with labels of at most a year."""
     return fit(store(), KNOWN, LONGEST, settings())
+
+
+HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=a>', "a|b\n# c", "[x](u) `y` *z* _w_")
+
+
+@cache
+def hostile() -> Store:
+    """A small shop whose channels and countries were named by somebody who means harm."""
+    found = simulate.bench(600, 3).tables
+    orders, people = found["orders"].copy(), found["customers"].copy()
+    orders["channel"] = [HOSTILE[k % 2] for k in range(len(orders))]
+    people["country"] = [HOSTILE[2 * (k % 3 == 0) + (k % 40 == 0)] for k in range(len(people))]
+    return ingest({"orders": orders, "customers": people})
+
+
+@cache
+def judged() -> Judgement:
+    """A test of a year on that shop, with few resamples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.backtest.DRAWS", 20)
+        patch.setattr("training.backtest.SLICE_DRAWS", 20)
+        patch.setattr("training.judgement.DRAWS", 20)
+        return backtest(hostile(), KNOWN, LONGEST, settings(model={"origins": 2}))
 
 
 @cache

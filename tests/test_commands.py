@@ -35,21 +35,26 @@ from features.settings import Settings
 from features.settings import load as load_settings
 from features.spine import Cutoffs, instant
 from serving import batch, demo, load
+from serving import reasons as serving_reasons
 from serving.__main__ import app
 from serving.export import dictionary
 from serving.progress import shown
 from training import registry
 
 ROOT = Path(__file__).parents[1]
-PER_HORIZON = ("revenue", "orders", "churn", "margin", "retention_cost", "clv")
+PER_HORIZON = ("revenue_{}m", "orders_{}m", "churn_{}m", "margin_{}m", "retention_cost_{}m",
+               "clv_{}m", "clv_{}m_low", "clv_{}m_median", "clv_{}m_high", "clv_{}m_sd",
+               "clv_{}m_common")  # fmt: skip
 #: The command line that others script against: option -> default as shown, None if there is none.
 COMMANDS = {
     "check": ["--as-of", "--strict", "--quarantine", "--json"],
     "features": ["--as-of", "--out", "--labels", "--model", "--dictionary", "--json"],
-    "train": ["--as-of", "--horizons", "--config", "--seed", "--json"],
+    "train": ["--as-of", "--horizons", "--config", "--seed", "--tune", "--json"],
     "backtest": ["--as-of", "--horizon", "--json"],
-    "predict": ["--as-of", "--out", "--model", "--horizons"],
-    "promote": [],
+    "predict": ["--as-of", "--out", "--model", "--horizons", "--reasons"],
+    "explain": ["--as-of", "--customer", "--horizon", "--model", "--json"],
+    "drivers": ["--as-of", "--horizon", "--model", "--json"],
+    "promote": ["--reason", "--force"],
     "rollback": [],
     "export-model": [],
     "simulate": ["--profile", "--customers", "--years", "--seed"],
@@ -59,8 +64,10 @@ COMMANDS = {
 
 def columns(*months: int) -> list[str]:
     """The predictions table's columns in the contract's order."""
-    each = [f"{name}_{h}m" for h in months for name in PER_HORIZON]
-    return ["customer_id", "as_of", "evidence", *each, "model_version"]
+    each = [name.format(h) for h in months for name in PER_HORIZON]
+    parts = [f"{name}_{h}m" for h in months for name in ("order_value", "active_months")]
+    last = ["next_order_on", "orders_per_month", *parts, "model_version"]
+    return ["customer_id", "as_of", "evidence", *each, *last]
 
 
 def refused(ran: Ran, *words: str, code: int = 2) -> None:
@@ -220,7 +227,9 @@ def test_odd_ids_come_back_from_csv_as_they_were(tables: dict[str, Path]) -> Non
 def test_csv_and_parquet_hold_the_same_numbers(tables: dict[str, Path]) -> None:
     frame = pd.read_parquet(tables["one.parquet"])
     text = rows_of(tables["one.csv"])
-    for name in columns(3, 12)[3:-1]:
+    days = frame["next_order_on"].fillna("").to_list()
+    assert [row["next_order_on"] for row in text] == days
+    for name in set(columns(3, 12)[3:-1]) - {"next_order_on"}:
         assert [float(row[name]) for row in text] == frame[name].to_list()
 
 
@@ -244,6 +253,13 @@ def test_the_summary_adds_up(at_home: Trained, tables: dict[str, Path]) -> None:
     assert (said["currency"], said["model_version"]) == ("EUR", "1")
     for_person = tables["one.csv"].with_name("one.csv.said").read_text()
     assert f"{frame['revenue_12m'].sum():,.0f} EUR" in for_person
+    # Q9: the closed formula stands beside the model, of the first horizon.
+    check = said["cross_check"]
+    total = (frame["clv_3m"] + frame["retention_cost_3m"]).sum()
+    assert (check["months"], check["model"]) == (3, round(total, 2))
+    beside = f"{check['formula']:,.0f}, model: {total:,.0f}, ratio {check['ratio']:.2f}"
+    assert beside in for_person
+    assert "orders_per_month" not in said["totals"]
 
 
 def test_money_means_what_the_settings_say(tables: dict[str, Path]) -> None:
@@ -490,6 +506,9 @@ def test_the_second_training_waits_as_challenger(at_home: Trained) -> None:
 
 
 def test_promote_and_rollback_leave_audit_lines(copied: Path) -> None:
+    # The same data once more: nothing is better, and the gate says so.
+    refused(clv("promote", "2"), "must pass the gate", "same predictions", code=3)
+    _gate_says("passed", "better")
     promoted = clv("promote", "2", "--reason", "better totals")
     assert (promoted.code, promoted.out) == (0, "Version 2 is champion\n")
     assert load().version == "2"
@@ -502,6 +521,26 @@ def test_promote_and_rollback_leave_audit_lines(copied: Path) -> None:
         ("promote", 1, 2, "better totals"),
         ("rollback", 2, 1, "complaints"),
     ]
+
+
+def _gate_says(word: str, reason: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri = registry.tracking_uri()
+    client = MlflowClient(uri, registry_uri=uri)
+    client.set_model_version_tag("clv", "2", "clv.gate", word)
+    client.set_model_version_tag("clv", "2", "clv.gate.reason", reason)
+
+
+def test_what_the_gate_refused_is_promoted_by_force_only(copied: Path) -> None:
+    _gate_says("refused", "refused by: bias")
+    ran = clv("promote", "2", "--reason", "newer")
+    refused(ran, "must pass the gate", "Version 2 was refused by: bias", "--force", code=3)
+    refused(clv("promote", "2", "--force", ""), "needs a reason")
+    assert load().version == "1"
+    ran = clv("promote", "2", "--force", "the old one misses a channel")
+    assert (ran.code, ran.out) == (0, "Version 2 is champion\n")
+    assert load().version == "2"
 
 
 @pytest.mark.parametrize("fault", ["flipped", "pickle", "foreign", "card"])
@@ -573,7 +612,11 @@ def test_the_run_holds_what_is_needed_to_judge_it(at_home: Trained) -> None:
               "log_loss", "ece"}  # fmt: skip
     assert wanted <= set(metrics)
     pictures = {Path(item.path).name for item in client.list_artifacts(run.info.run_id, "plots")}
-    assert pictures == {"decile.png", "gain.png", "calibration.png", "tracking.png"}
+    assert pictures == {"decile.png", "gain.png", "calibration.png", "tracking.png",
+                        "coverage.png", "profit.png"}  # fmt: skip
+    assert {"card.md", "card.html"} <= {
+        item.path for item in client.list_artifacts(run.info.run_id)
+    }
     (given,) = run.inputs.dataset_inputs
     assert given.dataset.digest == params["data_fingerprint"][:36]
     assert json.loads(given.dataset.profile)["customers"] == at_home.second.json["customers"]
@@ -615,6 +658,110 @@ def test_no_customer_leaves_a_trace_in_mlflow_bundle_or_log(at_home: Trained) ->
             assert b"example.org" not in content, path
     assert CANARY not in at_home.chatter
     assert at_home.chatter == at_home.second.out  # a notebook is not written into
+
+
+# Reasons
+
+
+def amounts(text: str) -> list[list[float]]:
+    """Blocks of amounts in what a person reads, without what follows them."""
+    number = re.compile(r"^ +([+-]?[\d,]+\.\d\d)  \S", re.MULTILINE)
+    return [
+        [float(found.replace(",", "")) for found in number.findall(block)]
+        for block in text.split("\n\n")[1:]
+    ]
+
+
+def test_one_customer_is_explained_as_predicted(
+    at_home: Trained, tables: dict[str, Path], tmp_path: Path
+) -> None:
+    frame = pd.read_parquet(tables["one.parquet"]).set_index("customer_id", drop=False)
+    for name in ("007", "line\nfeed", frame["clv_12m"].idxmax()):
+        words = ("explain", at_home.data, "--customer", name, "--model", "1")
+        told = clv(*words, "--json").json
+        row = frame.loc[name]
+        for column in ("customer_id", "as_of", "evidence", "model_version", "clv_12m", "churn_12m"):
+            assert told[column] == row[column]
+        assert (told["horizon"], told["currency"]) == (12, "EUR")
+        for lines in (told["reasons"], told["families"]):
+            assert sum(line["money"] for line in lines) == pytest.approx(row["clv_12m"], abs=1e-6)
+            assert all(line["text"] for line in lines)
+        ran = clv(*words, "--reasons", 3)
+        assert (ran.code, ran.err.count("Traceback")) == (0, 0)
+        for money in amounts(ran.out):
+            assert sum(money[:-1]) == pytest.approx(money[-1], abs=1e-9)
+            assert money[-1] == pytest.approx(row["clv_12m"], abs=0.00501)
+            assert money[0] == pytest.approx(told["reasons"][0]["money"], abs=0.00501)
+        assert f"{row['clv_12m']:,.2f} EUR" in ran.out
+        assert f"{row['churn_12m']:.1%}" in ran.out
+    short = clv("explain", at_home.data, "--customer", "007", "--horizon", 3, "--json").json
+    assert sum(line["money"] for line in short["reasons"]) == pytest.approx(short["clv_3m"])
+    assert short["clv_3m"] == frame.loc["007", "clv_3m"]
+
+
+def test_who_is_not_there_is_not_explained_and_nobody_else_is_named(at_home: Trained) -> None:
+    last = at_home.orders.groupby("customer_id")["order_ts"].min().idxmax()
+    for name, day in (("7", at_home.as_of), ("", at_home.as_of), (last, "2022-06-01")):
+        ran = clv("explain", at_home.data, "--customer", name, "--as-of", day)
+        refused(ran, repr(name), "byte for byte", day)
+        assert CANARY not in ran.err.replace(repr(name), "") + ran.out
+    assert clv("explain", at_home.data).code == 2
+    refused(clv("explain", at_home.data, "--customer", "007", "--horizon", 25), "1 to 24")
+
+
+def test_reasons_are_a_column_where_they_are_asked_for(
+    at_home: Trained, tables: dict[str, Path], tmp_path: Path
+) -> None:
+    bare = pd.read_parquet(tables["one.parquet"])
+    words = ("predict", at_home.data, "--as-of", at_home.as_of, "--reasons", 3, "--out")
+    for name in ("r.csv", "r.parquet"):
+        assert clv(*words, tmp_path / name).code == 0
+    frame = pd.read_parquet(tmp_path / "r.parquet")
+    assert list(frame) == [*list(bare)[:-1], "reasons", "model_version"]
+    pd.testing.assert_frame_equal(frame.drop(columns="reasons"), bare, check_exact=True)
+    assert [row["reasons"] for row in rows_of(tmp_path / "r.csv")] == frame["reasons"].to_list()
+    for text, value in zip(frame["reasons"], frame["clv_3m"], strict=True):
+        lines = json.loads(text)
+        assert [line["feature"] for line in lines][:: len(lines) - 1] == [
+            "start",
+            "everything_else",
+        ]
+        assert sum(line["money"] for line in lines) == pytest.approx(value, abs=1e-6)
+        assert 3 <= len(lines) <= 5
+    loaded = load("champion")
+    again = loaded.predict(at_home.frames, at_home.as_of, reasons=3)
+    assert again["reasons"].to_list() == frame["reasons"].to_list()
+    with pytest.raises(InputError, match="reasons must be 0 or more"):
+        loaded.predict(at_home.frames, at_home.as_of, reasons=-1)
+
+
+def test_drivers_are_told_to_programs_and_to_people(at_home: Trained) -> None:
+    found = clv("drivers", at_home.data, "--horizon", 3, "--json").json
+    customers = at_home.orders["customer_id"].nunique()
+    assert (found["customers"], found["as_of"], found["horizon"]) == (customers, "2025-07-01", 3)
+    assert {"feature", "family", "meaning", "weight", "at_risk", "kept", "churn_high",
+            "churn_low"} == set(found["features"][0])  # fmt: skip
+    assert found["features"][0]["feature"] == "rhythm"
+    assert found["features"][0]["churn_high"] > found["features"][0]["churn_low"]
+    assert all(line["at_risk"] >= 0 and line["kept"] >= 0 for line in found["families"])
+    shown = clv("drivers", at_home.data, "--horizon", 3, "--workers", 1).out
+    assert f"{customers:,} customers as of 2025-07-01" in shown
+    assert all(line["family"] in shown for line in found["families"])
+    assert "too few" not in shown
+
+
+def test_drivers_of_a_share_stand_for_all(
+    at_home: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, frames = load(), at_home.frames
+    whole, _ = serving_reasons.drivers(loaded, frames)
+    monkeypatch.setattr(serving_reasons, "DRIVERS_ROWS", 200)
+    part, _ = serving_reasons.drivers(loaded, frames)
+    assert 140 < part.customers < 260 < whole.customers
+    first = whole.features["at_risk"][0] + whole.features["kept"][0]
+    assert part.features["at_risk"][0] + part.features["kept"][0] == pytest.approx(first, rel=0.5)
+    early, _ = serving_reasons.drivers(loaded, frames, as_of="2023-01-01")
+    assert early.customers < part.customers
 
 
 # Features
@@ -753,7 +900,7 @@ def test_backtest_judges_every_model_on_the_same_customers(at_home: Trained) -> 
     customers = before[before["amount"] > 0]["customer_id"].nunique()
     assert (found["cutoff"], found["months"], found["customers"]) == ("2024-07-01", 12, customers)
     assert list(found["models"]) == [
-        "anchored boosting", "average", "last year scaled", "retention formula",
+        "anchored boosting", "plain boosting", "average", "last year scaled", "retention formula",
         "BG/NBD + gamma-gamma", "Pareto/NBD + gamma-gamma",
     ]  # fmt: skip
     assert {row["n"] for row in found["models"].values()} == {customers}
@@ -761,7 +908,8 @@ def test_backtest_judges_every_model_on_the_same_customers(at_home: Trained) -> 
         "anchored boosting"
     }
     # Training made the same test by itself, on data that end a year later.
-    assert found["models"] == at_home.second.json["test"]["models"]
+    same = at_home.second.json["test"]["models"]
+    assert {name: found["models"][name] for name in same} == same
 
 
 # The demo
@@ -875,5 +1023,7 @@ def test_own_gap_churn_adds_its_column(at_home: Trained) -> None:
     settings = replace(settings, business=replace(settings.business, churn="own_gap:3"))
     found = replace(loaded, model=replace(loaded.model, settings=settings))
     frame = found.predict(at_home.frames, at_home.as_of, [2])
-    assert list(frame) == [*columns(2)[:-1], "inactive_own_gap", "model_version"]
+    names = columns(2)
+    names.insert(names.index("next_order_on"), "inactive_own_gap")
+    assert list(frame) == names
     assert set(frame["inactive_own_gap"]) == {0, 1}

@@ -83,8 +83,9 @@ def test_the_commands_of_readme_run_one_after_the_other(desk: Path) -> None:
     inline = re.findall(r"`clv ([^`]+)`", read("README.md"))
     assert {"promote VERSION", "rollback"} <= set(inline)
     for line in inline:
-        ran = clv(*line.replace("VERSION", "2").split())
-        assert ran.code == 0, (line, ran.err)
+        ran = clv(*shlex.split(line.replace("VERSION", "2")))
+        # The same recipe on the same data is nothing to promote, and the gate says so.
+        assert ran.code == (3 if line == "promote VERSION" else 0), (line, ran.err)
 
 
 def test_the_table_has_the_columns_that_readme_names(desk: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_plain_store_is_what_the_file_says(plain: Ingested) -> None:
 
 def test_other_tables_and_truth_are_left_alone(tmp_path: Path, plain: Ingested) -> None:
     ORDERS.to_csv(tmp_path / "orders.csv", index=False)
-    for name in ("events.csv", "spend.csv", "contacts.parquet", "truth.parquet", "truth_x.csv"):
+    for name in ("spend.csv", "contacts.parquet", "truth.parquet", "truth_x.csv"):
         (tmp_path / name).write_text("not,for\nthis,reader\n")
     (tmp_path / "plain.csv").unlink()
     assert ingest(tmp_path, Settings(), tmp_path / "w").fingerprint == plain.fingerprint

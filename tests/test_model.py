@@ -19,13 +19,13 @@ from features.behaviour import Rows
 from features.errors import BundleError, InputError
 from features.money import Cashflow
 from features.settings import parse
-from features.spine import DAY, add_months, instant
+from features.spine import DAY, add_months, instant, local_day
 from training import bundle
 from training.anchor import CERTAIN, Anchor, History
 from training.bundle import Parts
 from training.members import Booster, Problem
 from training.model import Model, Predictions, golden_rows
-from training.samples import Origin, weeks_ahead
+from training.samples import Origin
 
 ALL = tuple(range(1, 25))
 TINY = 1e-12
@@ -290,7 +290,7 @@ def test_horizons_alone_and_together_have_the_same_bits(model, rows, found):
     for h in (1, 5, 12, 24):
         alone = model.predict(rows, KNOWN, [h]).columns()
         for name, values in alone.items():
-            assert name.endswith(f"_{h}m")
+            assert f"_{h}m" in name
             assert same_bits(values, columns[name])
     assert model.predict(rows, KNOWN, [24, 1, 24]).months == (1, 24)
 
@@ -299,7 +299,12 @@ def test_columns_are_the_definitions(model, found, rows):
     """Margin, cost and value of two horizons by a plain loop over months."""
     columns = model.predict(rows, KNOWN, [12, 18]).columns()
     names = ["revenue", "orders", "churn", "margin", "retention_cost", "clv"]
-    assert list(columns) == [f"{name}_{h}m" for h in (12, 18) for name in names]
+    points = ["low", "median", "high", "sd", "common"]
+    assert list(columns) == [
+        name
+        for h in (12, 18)
+        for name in (*(f"{name}_{h}m" for name in names), *(f"clv_{h}m_{p}" for p in points))
+    ]
     for h in (12, 18):
         for i in (0, 700, 1_499):
             total, before, cost = 0.0, 0.0, 0.0
@@ -316,10 +321,10 @@ def test_columns_are_the_definitions(model, found, rows):
 
 
 def test_gross_value_is_the_forecast_times_the_correction(model, rows, found):
-    up, odds = model.corrections(rows)
-    weeks = [weeks_ahead(KNOWN, m, ZONE) for m in ALL]
-    assert weeks[11] == 365 / 7
-    forecast = model.anchor.forecast(History.of(rows), weeks)
+    up, odds = model.corrections(rows, KNOWN)
+    season, day = model.anchor.season, local_day(KNOWN, ZONE)
+    weeks = [season.ahead(KNOWN, m, ZONE) for m in ALL]
+    forecast = model.anchor.forecast(History.of(rows, season, day), weeks)
     assert np.allclose(found.gross, forecast.value * np.exp(up)[:, None], rtol=1e-12)
     none = forecast.no_order
     moved = none * np.exp(odds)[:, None]
@@ -382,8 +387,8 @@ def test_evidence(model):
 def test_without_members_it_is_the_forecast(model, rows):
     thin = replace(model, members={})
     found = thin.predict(rows, KNOWN, ALL)
-    weeks = [weeks_ahead(KNOWN, m, ZONE) for m in ALL]
-    forecast = model.anchor.forecast(History.of(rows), weeks)
+    weeks = [model.anchor.season.ahead(KNOWN, m, ZONE) for m in ALL]
+    forecast = model.anchor.forecast(model.history(rows, KNOWN), weeks)
     assert same_bits(found.gross, forecast.value)
     assert np.allclose(found.churn, forecast.no_order, rtol=1e-9)
     holds(found)
@@ -413,7 +418,7 @@ def with_churn(model: Model, churn: str) -> Model:
 @pytest.mark.parametrize("multiple", [1.0, 3.0])
 def test_inactive_by_the_own_gap(model, rows, past, multiple):
     found = with_churn(model, f"own_gap:{multiple:g}").table(rows, KNOWN, [12], "1")
-    history = History.of(rows)
+    history = model.history(rows, KNOWN)
     alive = model.anchor.orders.p_alive(history.frequency, history.recency, history.age)
     naive = []
     for i, (_, mine) in enumerate(past.groupby("customer_id")):

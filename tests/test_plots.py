@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from features.errors import InputError
 from training import leaderboard, plots
+from training.profit import profit_curve
 
 N = 60
 MONTHS = [f"2024-{month:02d}" for month in range(1, 13)]
@@ -46,13 +48,24 @@ def every_figure() -> dict[str, Callable[[], Any]]:
     actual, a, b = shop()
     churned, p = churn()
     board = leaderboard.leaderboard(actual, {"ours": a, "other": b}, churned, {"ours": p})
+    curve = profit_curve(churned, p, 50.0, contact_cost=2.0, save_rate=0.1)
     return {
         "decile": lambda: plots.decile_chart(actual, a, currency="EUR"),
         "gain": lambda: plots.gain_curve(actual, {"ours": a, "other": b}),
         "calibration": lambda: plots.calibration_plot(churned, {"ours": p, "other": p**2}),
         "tracking": lambda: plots.tracking_plot(MONTHS, actual[:12], a[:12], currency="EUR"),
         "board": lambda: plots.leaderboard_chart(board),
+        "coverage": lambda: plots.coverage_chart(outside()),
+        "profit": lambda: plots.profit_chart(curve, 0.37, currency="EUR"),
     }
+
+
+def outside() -> pd.DataFrame:
+    """Shares outside intervals, some not known."""
+    names = ["all", *(f"decile {k:02d}" for k in range(1, 11)), "buyers"]
+    shares = np.linspace(0, 0.3, len(names))
+    below = np.where(shares > 0.2, np.nan, shares[::-1])
+    return pd.DataFrame({"group": names, "n": N, "above": shares, "below": below})
 
 
 def test_decile_chart_shows_mean_of_each_tenth() -> None:

@@ -24,9 +24,11 @@ import pandas as pd
 import pytest
 import xgboost
 
-from features.errors import BundleError, InputError
-from training import bundle, registry, tracking
+from features.errors import BundleError, GateError, InputError
+from training import audit as audits
+from training import bundle, registry, runs, tracking
 from training.bundle import Parts
+from training.gate import GateRules, Line, Verdict
 
 ROOT = Path(__file__).parents[1]
 FIRST = ("first champion", None, 1)
@@ -127,6 +129,13 @@ def train(tmp_path: Path, boosters: list[bytes]) -> Callable[..., registry.Versi
     return another
 
 
+def said(passed: bool, champion: str | None = "version 1") -> Verdict:
+    """A verdict of the gate with one line that decides."""
+    lines = (Line("better than champion", "higher", "+0.1", True),
+             Line("bias", "within 25%", "+3%" if passed else "+40%", passed))  # fmt: skip
+    return Verdict("version 2", champion, "BG/NBD", 500, GateRules(), lines, first=champion is None)
+
+
 def number_of(version: registry.Version | None) -> int:
     assert version
     return version.number
@@ -141,7 +150,8 @@ def client() -> Any:
 
 def audit(home: Path) -> list[tuple[str, int | None, int]]:
     lines = [json.loads(line) for line in (home / "audit.jsonl").read_text().splitlines()]
-    assert all(set(line) == {"time", "action", "from", "to", "reason"} for line in lines)
+    keys = {"time", "action", "from", "to", "reason", "verdict", "force"}
+    assert all(set(line) == keys for line in lines)
     return [(line["action"], line["from"], line["to"]) for line in lines]
 
 
@@ -299,11 +309,17 @@ def test_first_is_champion_then_challengers(
 def test_both_ways_of_reading_agree(shop: Path) -> None:
     client().delete_model_version("clv", "2")
     client().set_registered_model_alias("clv", "audited", "1")
+    client().set_model_version_tag("clv", "3", "clv.gate", "refused")
+    client().set_model_version_tag("clv", "3", "clv.gate.reason", "refused by: bias")
+    client().set_model_version_tag("clv", "3", "clv.gate.bias", "NO")
     read = registry._look_up(shop / "mlruns/mlflow.db")
     assert read == registry._ask(tracking.open_store())
     assert read is not None
     assert [(version.number, version.aliases) for version in read] == [
         (1, ("audited", "champion")), (3, ("challenger",)),
+    ]  # fmt: skip
+    assert [(version.gate, version.gate_reason) for version in read] == [
+        ("none", ""), ("refused", "refused by: bias"),
     ]  # fmt: skip
 
 
@@ -348,7 +364,7 @@ def test_an_interrupted_training_is_killed_not_failed(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(registry, "_log_files", interrupt)
+    monkeypatch.setattr(runs, "log_files", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train()
     experiment = client().get_experiment_by_name("clv").experiment_id
@@ -380,6 +396,92 @@ def test_promote_and_roll_back(shop: Path) -> None:
     lines = [json.loads(line) for line in (shop / "audit.jsonl").read_text().splitlines()]
     assert (lines[1]["reason"], lines[-1]["reason"]) == ("gate passed", "sales fell")
     assert stat.S_IMODE((shop / "audit.jsonl").stat().st_mode) == 0o600
+
+
+def test_the_verdict_stands_where_mlflow_shows_it(
+    train: Callable[..., registry.Version], home: Path
+) -> None:
+    first = train(verdict=said(False, champion=None))
+    assert (first.aliases, first.gate) == (("champion",), "passed")
+    assert first.gate_reason.startswith("no champion yet, would be refused by: bias")
+    second = train(verdict=said(False), tags={"churn": "no_order"})
+    reason = "refused by: bias (must be within 25%; came +40%)"
+    assert (second.aliases, second.gate, second.gate_reason) == (
+        ("challenger",), "refused", reason,
+    )  # fmt: skip
+    stored = client().get_model_version("clv", "2")
+    run = client().get_run(second.run_id).data.tags
+    assert run["churn"] == "no_order"
+    for tags in (stored.tags, run):
+        assert tags["clv.gate"] == "refused"
+        assert tags["clv.gate.reason"] == reason
+        assert tags["clv.gate.bias"] == "NO: must within 25%; came +40%"
+    for text in (stored.description, run["mlflow.note.content"]):
+        assert text.startswith(reason)
+        assert said(False).table() in text
+    third = train(verdict=said(True))
+    assert (third.gate, third.aliases) == ("passed", ("challenger",))  # it promotes nothing
+    fourth = train()
+    assert (fourth.gate, fourth.gate_reason) == ("none", "")
+    assert client().get_model_version("clv", "4").tags["clv.gate"] == "none"
+
+
+def test_a_refused_version_is_promoted_by_force_only(
+    train: Callable[..., registry.Version], home: Path
+) -> None:
+    for verdict in (None, said(False), said(True)):
+        train(verdict=verdict)
+    for _ in range(2):
+        with pytest.raises(GateError, match=r"Version 2 was refused by: bias .*--force") as caught:
+            registry.promote(2, "it is newer")
+    assert caught.value.exit_code == 3
+    for empty in ("", " "):
+        with pytest.raises(InputError, match="needs a reason"):
+            registry.promote(2, force=empty)
+    assert number_of(registry.champion()) == 1
+    assert audit(home) == [FIRST]
+    forced = registry.promote(2, "season ends", force="old one has no\nnew channel")
+    assert (forced.aliases, forced.gate) == (("champion",), "forced")
+    assert forced.gate_reason.startswith("forced: old one has no new channel; refused by: bias")
+    assert registry.promote(2).number == 2  # is it already: nothing to ask
+    assert registry.rollback().number == 1
+    assert registry.promote(3, "gate passed").gate == "passed"
+    assert registry.promote(2).number == 2  # once forced, so it stays
+    lines = [json.loads(line) for line in (home / "audit.jsonl").read_text().splitlines()]
+    assert [(x["action"], x["to"], x["verdict"], x["reason"], x["force"]) for x in lines] == [
+        ("first champion", 1, "none", "", ""),
+        ("promote", 2, "refused", "season ends", "old one has no\nnew channel"),
+        ("rollback", 1, "none", "", ""),
+        ("promote", 3, "passed", "gate passed", ""),
+        ("promote", 2, "forced", "", ""),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_killed_while_forcing_leaves_the_old_champion(
+    train: Callable[..., registry.Version], home: Path
+) -> None:
+    train()
+    train(verdict=said(False))
+
+    def child() -> None:
+        calls = iter(range(9))
+        original = tracking.Store.__getattr__
+
+        def deadly(self: tracking.Store, name: str) -> Callable[..., Any]:
+            if name == "set_model_version_tag" and next(calls) == 1:
+                die()
+            return original(self, name)
+
+        tracking.Store.__getattr__ = deadly  # type: ignore[method-assign]
+        registry.promote(2, force="why not")
+
+    assert in_children(child) == [-signal.SIGKILL]
+    assert number_of(registry.champion()) == 1
+    assert registry.find(2).gate == "refused"
+    with pytest.raises(GateError):
+        registry.promote(2)
+    assert registry.promote(2, force="again").gate == "forced"
 
 
 def test_rolling_back_gives_the_same_bytes(shop: Path) -> None:
@@ -552,18 +654,19 @@ def test_killed_between_register_and_alias(
     train: Callable[..., registry.Version], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every step around the alias: the old champion or the new one, never none."""
-    steps = ("_record", "_tag_history", "_point")
+    steps = ("_record", "tag_history", "_point")
 
     def killed(step: str, after: bool, work: Callable[[], object]) -> None:
         def child() -> None:
-            original = getattr(registry, step)
+            module = audits if step == "tag_history" else registry
+            original = getattr(module, step)
 
             def deadly(*args: Any) -> None:
                 if after:
                     original(*args)
                 die()
 
-            setattr(registry, step, deadly)
+            setattr(module, step, deadly)
             work()
 
         assert in_children(child) == [-signal.SIGKILL]
@@ -582,11 +685,11 @@ def test_killed_between_register_and_alias(
             assert found.number == (3 if moved else 2), (step, after)
     assert registry.rollback().number == 2
     registry.promote(1)
-    for step in ("_record", "_point", "_tag_history"):
+    for step in ("_record", "_point", "tag_history"):
         killed(step, False, registry.rollback)
         found = registry.champion()
         assert found
-        assert found.number == (2 if step == "_tag_history" else 1)
+        assert found.number == (2 if step == "tag_history" else 1)
     with pytest.raises(InputError, match="earlier champion"):
         registry.rollback()
 
@@ -620,7 +723,7 @@ def test_the_store_is_not_opened_by_those_who_hold_the_lock(
 def test_runs_of_killed_trainers_are_reaped(
     train: Callable[..., registry.Version], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_log_files", lambda *_: die())
+    monkeypatch.setattr(runs, "log_files", lambda *_: die())
     assert in_children(train) == [-signal.SIGKILL]
     monkeypatch.undo()
     monkeypatch.setenv("CLV_HOME", str(home))

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import bucket, history, same_bits, table
 
-from features import behaviour, catalogue
+from features import behaviour, catalogue, passes
+from features.settings import Settings
 from features.spine import Cutoffs, instant
 from features.store import SCHEMA, Bucket, Store
+from features.tables import ingest
 from features.windows import COLUMNS
 
 ZONE = "Australia/Lord_Howe"
@@ -192,3 +194,23 @@ def test_one_line_and_many_chunks_are_enough(lines):
     a, b = Bucket.of(pieces, 100), Bucket.of(whole, 100)
     for name in ("starts", "ts", "columns", "order", "category"):
         assert np.array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_one_customer_of_many_buckets(tmp_path, monkeypatch):
+    """Whoever has orders is found in the bucket that the store gave them, oddest ids included."""
+    lines = history(41, customers=50, lines=3_000)
+    day = pd.to_datetime(lines["ts"], unit="us")
+    orders = pd.DataFrame(
+        {"customer_id": lines["customer_id"], "order_ts": day, "amount": lines["amount"] / 100}
+    )
+    one = Store.of(ingest(orders, Settings(), tmp_path / "one"))
+    monkeypatch.setattr(passes, "SMALL", 1_000)
+    many = Store.of(ingest(orders, Settings(), tmp_path / "many"))
+    assert (one.buckets, many.buckets) == (1, passes.BUCKETS)
+    for name in ("003", "017", "031", "NA", "a", "\u00e97", "Z", "\U0001f600"):
+        for store in (one, many):
+            found = store.of_customer(name)
+            assert found is not None
+            assert found.ids.tolist() == [name]
+            assert len(found.ts) == (orders["customer_id"] == name).sum()
+    assert [many.of_customer(name) for name in ("0", "", "na", "'); --", "001 ")] == [None] * 5

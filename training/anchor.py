@@ -8,7 +8,7 @@ day are one decision to buy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,12 @@ import numpy.typing as npt
 from features.behaviour import Rows
 from features.errors import InputError
 from training.btyd import GammaGamma, ParetoNBD
+from training.season import FLAT, Season
 
 __all__ = ["Anchor", "Forecast", "History"]
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 WEEK = 7.0
 # A customer who came within the hour has an age too: a likelihood at age 0 knows no rate.
 YOUNGEST = 0.25  # days
@@ -29,7 +31,7 @@ CERTAIN = 1e-9  # probabilities keep this distance from 0 and 1, so that their l
 
 @dataclass(frozen=True)
 class History:
-    """What buy-till-you-die models know of a customer, (rows,) each; times in weeks."""
+    """What buy-till-you-die models know of a customer, (rows,) each; times in seasonal weeks."""
 
     frequency: Floats  # repeat order days
     recency: Floats  # first to newest order day
@@ -37,20 +39,36 @@ class History:
     spend: Floats  # mean spend of an order day, currency
 
     @classmethod
-    def of(cls, rows: Rows) -> History:
-        """Read from feature rows."""
+    def of(cls, rows: Rows, season: Season = FLAT, day: Ints | int = 0) -> History:
+        """Read from feature rows; `day` is the cutoff's local day, where time has seasons."""
         span = rows.column("order_span_days")
         age = np.maximum(np.maximum(rows.column("tenure_days"), span), YOUNGEST)
-        return cls(
+        plain = cls(
             rows.column("order_days") - 1.0, span / WEEK, age / WEEK,
             rows.column("spend_per_order_day"),
         )  # fmt: skip
+        return plain.on(season, day)
+
+    def on(self, season: Season, day: Ints | int) -> History:
+        """The same customers, from plain weeks to the clock of a season; `day` as in `of`."""
+        if season.flat:
+            return self
+        start = day - np.floor(self.age * WEEK + 0.5)
+        first = season.weeks(start)
+        recency = season.weeks(start + np.floor(self.recency * WEEK + 0.5)) - first
+        age = season.weeks(np.broadcast_to(day, first.shape)) - first
+        return replace(self, recency=recency, age=np.maximum(age, YOUNGEST / WEEK))
 
     def take(self, which: npt.NDArray[Any]) -> History:
         """The rows chosen by an index or a mask."""
         return History(
             self.frequency[which], self.recency[which], self.age[which], self.spend[which]
         )
+
+    def newcomers(self, spend: float) -> History:
+        """As many rows of customers who have just ordered for the first time, for `spend`."""
+        none = np.zeros(len(self.frequency))
+        return History(none, none, none + YOUNGEST / WEEK, none + spend)
 
     @classmethod
     def join(cls, parts: Sequence[History]) -> History:
@@ -80,10 +98,11 @@ class Anchor:
 
     orders: ParetoNBD
     spend: GammaGamma
+    season: Season = FLAT
 
     @classmethod
-    def fit(cls, history: History) -> Anchor:
-        """Maximum likelihood on the histories of all customers.
+    def fit(cls, history: History, season: Season = FLAT) -> Anchor:
+        """Maximum likelihood on the histories of all customers, measured in `season`'s weeks.
 
         Raises
         ------
@@ -98,7 +117,17 @@ class Anchor:
         return cls(
             ParetoNBD.fit(history.frequency, history.recency, history.age),
             GammaGamma.fit(history.frequency + 1.0, history.spend),
+            season,
         )
+
+    def newcomers_orders(self, weeks: Floats) -> Floats:
+        """Expected order days after the first, of somebody of whom nothing else is known."""
+        return np.asarray(self.orders.expected_orders(0.0, 0.0, 0.0, weeks))
+
+    @property
+    def mean_spend(self) -> float:
+        """Expected spend of an order day of somebody of whom nothing is known, currency."""
+        return float(self.spend.expected_spend(np.zeros(1), np.zeros(1))[0])
 
     def forecast(self, history: History, weeks: Sequence[float]) -> Forecast:
         """Expected order days, chance of none and spend; equal histories are worked out once."""
@@ -115,11 +144,19 @@ class Anchor:
         spend = self.spend.expected_spend(history.frequency + 1.0, history.spend)
         return Forecast(days[index], none[index], spend)
 
-    def as_dict(self) -> dict[str, dict[str, float]]:
-        """Parameters for the model card; time in weeks, money in currency."""
-        return {"pareto_nbd": self.orders.as_dict(), "gamma_gamma": self.spend.as_dict()}
+    def as_dict(self) -> dict[str, Any]:
+        """Parameters for the model card; time in seasonal weeks, money in currency."""
+        return {
+            "pareto_nbd": self.orders.as_dict(),
+            "gamma_gamma": self.spend.as_dict(),
+            "season": list(self.season.index),
+        }
 
     @classmethod
-    def from_dict(cls, raw: dict[str, dict[str, float]]) -> Anchor:
+    def from_dict(cls, raw: dict[str, Any]) -> Anchor:
         """The inverse of `as_dict`."""
-        return cls(ParetoNBD.from_dict(raw["pareto_nbd"]), GammaGamma.from_dict(raw["gamma_gamma"]))
+        return cls(
+            ParetoNBD.from_dict(raw["pareto_nbd"]),
+            GammaGamma.from_dict(raw["gamma_gamma"]),
+            Season(tuple(raw["season"])),
+        )

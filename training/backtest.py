@@ -3,81 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from features.settings import MAX_MONTHS, Settings
-from features.spine import add_months, months_between, text
+from features.behaviour import Rows
+from features.errors import InputError
+from features.settings import Settings
+from features.spine import local_day, text
 from features.store import Store
-from training import leaderboard, scores
+from training import leaderboard, rehearsal
 from training.baselines import Evidence, fit_all
-from training.fitting import Progress, fit
+from training.coverage import Points
+from training.fitting import Fitted, Progress, fit, rehearse
+from training.intervals import total
+from training.judgement import Judgement
 from training.labels import require_ripe
+from training.metrics import COMPARED_CHURN
 from training.model import Model
+from training.predictions import Predictions
+from training.profit import Best, best_share
+from training.rehearsal import Rehearsal, latest_test
 from training.samples import gather
+from training.slices import by_slice, standard_slices
 
-__all__ = ["OURS", "Judgement", "backtest", "latest_test"]
+__all__ = ["OURS", "PLAIN", "Judgement", "backtest", "latest_test", "rolling"]
 
 Floats = npt.NDArray[np.float64]
 OURS: Final = "anchored boosting"
-#: A test origin keeps this much more history before it than its horizon is long.
-SPARE_MONTHS: Final = 3
+PLAIN: Final = "plain boosting"
+NAMES: Final = {"anchored": OURS, "plain": PLAIN, "btyd": "buy-till-you-die forecast"}
 #: Metrics are of at most this many customers, chosen by their id.
-MOST_JUDGED: Final = 200_000
+MOST_JUDGED: Final = 100_000
 DRAWS = 500  # of the paired bootstrap
+SLICE_DRAWS = 100  # of a slice's intervals
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """One out-of-time test: all models on the same customers.
+def rolling(store: Store, months: int, settings: Settings, cutoffs: int = 3) -> tuple[int, ...]:
+    """The newest cutoffs that can be tested over `months`, earliest first, a quarter apart.
 
-    Values are net revenue in currency, (customers,) per model; churn likewise. ``by_month`` is the
-    cumulative revenue of our model and the real one at the end of months 1 to `months`.
-    ``differences`` are the paired ones between our model and each other, value and churn.
+    Raises
+    ------
+    InputError
+        The history is too short to test one.
     """
-
-    cutoff: str
-    months: int
-    actual: Floats
-    churned: Floats
-    values: dict[str, Floats]
-    churn: dict[str, Floats]
-    by_month: dict[str, list[float]]
-    differences: pd.DataFrame
-    model: Model
-
-    def leaderboard(self) -> pd.DataFrame:
-        """One row per model, all metrics."""
-        return leaderboard.leaderboard(self.actual, self.values, self.churned, self.churn)
-
-    def as_dict(self, compare: bool = True) -> dict[str, Any]:
-        """Plain values for JSON and the model card; undefined metrics are None."""
-        found: dict[str, Any] = {
-            "cutoff": self.cutoff,
-            "months": self.months,
-            "customers": len(self.actual),
-            "models": _plain(self.leaderboard().to_dict("index")),
-        }
-        if compare:
-            found["differences"] = _plain(self.differences.to_dict("records"))
-        return found
-
-
-def latest_test(first_ts: int, as_of: int, longest: int, zone: str) -> tuple[int, int] | None:
-    """Cutoff and months of the newest out-of-time test, the longest that history allows.
-
-    The cutoff is as_of less h months, with at least h + 3 months of history before it; None where
-    not even one month can be tested.
-    """
-    for months in range(min(longest, MAX_MONTHS), 0, -1):
-        cutoff = add_months(as_of, -months, zone)
-        if months_between(first_ts, cutoff, zone) >= months + SPARE_MONTHS:
-            return cutoff, months
-    return None
+    zone = settings.business.time_zone
+    found = rehearsal.plan(store.first_ts, store.coverage_end, months, zone, cutoffs)
+    if not found or found[0][1] != months:
+        most = found[0][1] if found else 0
+        cure = f"Take --horizon {most} or less" if most else "Bring a longer history"
+        raise InputError(
+            f"A test over {months} months needs {2 * months + rehearsal.SPARE_MONTHS} months of "
+            f"history. Got {text(store.first_ts, zone)} to {text(store.coverage_end, zone)}. "
+            f"{cure}."
+        )
+    return tuple(sorted(cutoff for cutoff, _ in found))
 
 
 def backtest(
@@ -89,8 +72,13 @@ def backtest(
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
+    rivals: Mapping[str, Model] | None = None,
+    plain: bool = False,
 ) -> Judgement:
     """Fit our model and every baseline before `cutoff` and judge them on what followed.
+
+    `rivals` are further models by name that have seen nothing at or after `cutoff`; `plain` adds
+    boosting without an anchor.
 
     Raises
     ------
@@ -99,20 +87,50 @@ def backtest(
     """
     zone = settings.business.time_zone
     require_ripe(cutoff, months, store.coverage_end, zone)
-    fitted = fit(store, cutoff, months, settings, seed=seed, workers=workers, progress=progress)
+    how: dict[str, Any] = {"seed": seed, "workers": workers, "progress": progress}
+    past = rehearse(store, cutoff, months, settings, **how)
+    fitted = fit(store, cutoff, months, settings, rehearsals=past, **how)
+    others = dict(rivals or {})
+    if plain and settings.model.objective != "plain":
+        unanchored = replace(settings, model=replace(settings.model, objective="plain"))
+        others[PLAIN] = fit(store, cutoff, months, unanchored, **how).model
+    for name, other in others.items():
+        if other.trained_until > cutoff:
+            raise AssertionError(f"{name} has seen what it would be judged on")
+    return _judged(store, fitted, others, cutoff, months, past, workers)
+
+
+def _judged(
+    store: Store,
+    fitted: Fitted,
+    others: Mapping[str, Model],
+    cutoff: int,
+    months: int,
+    past: Sequence[Rehearsal],
+    workers: int,
+) -> Judgement:
     model = fitted.model
+    zone = model.settings.business.time_zone
     share = min(1.0, MOST_JUDGED / max(model.customers, 1))
     each = tuple(range(1, months + 1))
     rows, labels = gather(store, fitted.catalogue, cutoff, zone, share, each, workers)
     found = model.predict(rows, cutoff, [months])
+    ours = NAMES[model.settings.model.objective]
+    values, churn = {ours: found.revenue(months)}, {ours: _churn(found)}
+    for name, other in others.items():
+        theirs, _ = gather(store, other.catalogue, cutoff, zone, share, (), workers)
+        told = other.predict(theirs, cutoff, [months])
+        values[name], churn[name] = told.revenue(months), _churn(told)
     evidence = Evidence(rows, fitted.samples, fitted.catalogue.names, cutoff, zone)
-    values = {OURS: found.revenue(months)}
-    churn = {OURS: np.ascontiguousarray(found.churn[:, 0])}
     kept = 1.0 - model.returns.share  # baselines speak of gross value; everybody's mean share
     for name, answer in fit_all(evidence).items():
         given = answer(rows, months)
         values[name], churn[name] = given.gross * kept, given.churn
     actual, churned = labels[months].net, labels[months].churned
+    said = found.rehearsed(labels, cutoff, months)
+    if model.intervals is None:
+        raise AssertionError("a fitted model has intervals")
+    spread = model.intervals.spread(said.value, said.orders, said.churn)
     return Judgement(
         cutoff=text(cutoff, zone),
         months=months,
@@ -126,26 +144,56 @@ def backtest(
         },
         differences=_differences(actual, churned, values, churn),
         model=model,
+        said=said,
+        points=Points.of(model.intervals, said),
+        total=total(said.value, spread, model.intervals.shared(months)),
+        slices=by_slice(
+            actual, values[ours], churned, churn[ours], _slices(rows, values[ours], cutoff, zone),
+            draws=SLICE_DRAWS,
+        ),
+        campaign=_campaign(model.settings, said),
+        rehearsals=tuple(past),
+    )  # fmt: skip
+
+
+def _churn(found: Predictions) -> Floats:
+    return np.ascontiguousarray(found.churn[:, 0])
+
+
+def _slices(rows: Rows, predicted: Floats, cutoff: int, zone: str) -> dict[str, Any]:
+    """Orders so far, cohort and decile, and what is known of customers as categories."""
+    first = local_day(cutoff, zone) - rows.column("tenure_days").astype(np.int64)
+    words = rows.catalogue.vocabulary
+    attributes: dict[str, Any] = {
+        name: pd.Series(rows.attribute(name), dtype=object)[rows.who].replace("", None).to_numpy()
+        for name, levels in words.attributes
+        if levels is not None
+    }
+    if words.channel:
+        levels = np.array(words.slots("channel"), object)
+        flags = np.column_stack([rows.column(f"first_channel[{level}]") for level in levels])
+        known = pd.Series(levels[flags.argmax(axis=1)]).where(pd.Series(flags.any(axis=1)), None)
+        attributes["first_channel"] = known.to_numpy()
+    return dict(
+        standard_slices(predicted, rows.column("orders"), first.astype("datetime64[D]"), attributes)
     )
+
+
+def _campaign(settings: Settings, said: Rehearsal) -> Best:
+    """Profit of contacting those at highest risk, valued at what they are worth if they stay."""
+    rules = settings.judgement
+    return best_share(
+        said.churned, said.churn, said.worth, contact_cost=rules.contact_cost,
+        save_rate=rules.save_rate, by="gain", draws=SLICE_DRAWS,
+    )  # fmt: skip
 
 
 def _differences(
     actual: Floats, churned: Floats, values: dict[str, Floats], churn: dict[str, Floats]
 ) -> pd.DataFrame:
-    churn_metrics = scores.COMPARED_CHURN
+    ours = next(iter(values))
     parts = [
-        leaderboard.compare(actual, values, OURS, draws=DRAWS),
-        leaderboard.compare(churned, churn, OURS, metrics=churn_metrics, draws=DRAWS),
+        leaderboard.compare(actual, values, ours, draws=DRAWS),
+        leaderboard.compare(churned, churn, ours, metrics=COMPARED_CHURN, draws=DRAWS),
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types; what is not a number becomes None."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from features.behaviour import Rows
 from training.anchor import History
 from training.btyd import BGNBD, GammaGamma, ParetoNBD
-from training.samples import Samples, weeks_ahead
+from training.samples import Samples
+from training.season import weeks_ahead
 
 __all__ = ["BASELINES", "Answer", "Evidence", "fit_all"]
 

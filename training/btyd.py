@@ -254,6 +254,14 @@ class ParetoNBD(_PurchaseTimes):
 
         return by_distinct(each, x, T, t)
 
+    def rate(self, x: ArrayLike, T: ArrayLike) -> Array:
+        """Expected purchases per unit of time of a customer who has not left: Fader, Hardie 2005.
+
+        Given the history of a living customer the rate is gamma(r + x, alpha + T).
+        """
+        x, _, T = _history(x, 0.0, T)
+        return np.asarray((self.r + x) / (self.alpha + T))
+
     def _orders(self, x: Array, T: Array, t: Array) -> Array:
         v = log1p(t / (self.beta + T))
         # exprel(y) = (e^y - 1) / y carries the formula through s = 1, where it divides by zero.

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata, spearmanr
 
+from features import windows
 from features.behaviour import Counts, build, learn
 from features.catalogue import Catalogue, catalogue
 from features.errors import InputError
 from features.settings import Settings
-from features.spine import Cutoffs, text
+from features.spine import Cutoffs, local_day, months_between, text
 from features.store import Bucket, Store
+from training import prospects, rehearsal
 from training.anchor import Anchor, History
+from training.labels import require_ripe
 from training.model import Model
+from training.rehearsal import Rehearsal
 from training.samples import Origin, Samples, collect, each_bucket, gather, plan
+from training.season import LEAST_MONTHS, Season
 
-__all__ = ["Fitted", "fit"]
+__all__ = ["Fitted", "Prepared", "fit", "prepare", "rehearse"]
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 Progress = Callable[[str, float], None]
+ORDER_DAYS: Final = windows.COLUMNS.index("order_days")
 MIN_REPEAT_BUYERS: Final = 20
+REHEARSED_ROWS: Final = 50_000  # training rows of a rehearsal: a quarter of the usual, for speed
+REHEARSED_CUSTOMERS: Final = 50_000
 #: An attribute that alone orders churn this well, and better than the forecast, knows the future.
 LEAK_AUROC: Final = 0.98
 LEAK_SPEARMAN: Final = 0.97
@@ -44,12 +54,23 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """All that a fit needs and that how the trees learn does not change."""
+
+    samples: Samples
+    catalogue: Catalogue
+    share: float  # of customers whose rows are learned from
+    bare: Model  # without corrections
+
+
+@dataclass(frozen=True)
 class _Survey:
     """What one bucket says before features are built."""
 
     counts: Counts
-    history: History
-    customers: npt.NDArray[np.int64]  # with an order before each origin
+    history: History  # at the moment of training, in plain weeks
+    customers: Ints  # with an order before each origin
+    months: Ints  # number since 1970-01 of the month of each order day after a first one
 
 
 def fit(
@@ -61,13 +82,53 @@ def fit(
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
+    rehearsals: Sequence[Rehearsal] = (),
+    with_prospects: bool = True,
 ) -> Fitted:
     """Fit a model that sees nothing at or after `known_until` (microseconds UTC).
+
+    `rehearsals` are of earlier moments; its churn is calibrated and its intervals are made by them.
+    Without `with_prospects` the model of people who have not ordered yet is left out.
 
     Raises
     ------
     InputError
         Too little to learn from, or a feature that knows the future.
+    """
+    ready = prepare(store, known_until, longest, settings, workers=workers, progress=progress)
+    if progress:
+        progress("fitting the corrections", 0.0)
+    model = ready.bare.corrected(ready.samples, ready.catalogue.names, seed)
+    model = model.rehearsed(rehearsals, seed)
+    if model.members and model.longest < longest:
+        zone = settings.business.time_zone
+        now, _ = gather(store, ready.catalogue, known_until, zone, ready.share, (), workers)
+        model = model.levelled(now, known_until, longest)
+    if with_prospects:
+        found, why = prospects.fit(
+            store, known_until, longest, model.newcomer, seed=seed, workers=workers
+        )
+        model = replace(model, prospects=found, no_prospects=why)
+    if progress:
+        progress("fitting the corrections", 1.0)
+    return Fitted(model, ready.samples, ready.catalogue, ready.share)
+
+
+def prepare(
+    store: Store,
+    known_until: int,
+    longest: int,
+    settings: Settings,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Rows to learn from and the forecast to correct, for a fit at `known_until`.
+
+    Raises
+    ------
+    InputError
+        As for `fit`.
     """
     zone = settings.business.time_zone
     origins = plan(store.first_ts, known_until, longest, zone, settings.model.origins)
@@ -80,25 +141,59 @@ def fit(
     words = catalogue(learn(survey.counts for survey in surveys))
     rows = int(sum(survey.customers.sum() for survey in surveys))
     share = min(1.0, settings.model.max_rows / max(rows, 1))
-    anchor = Anchor.fit(_canonical(history))
+    anchor = _anchor(history, surveys, store.first_ts, known_until, zone)
     samples = collect(
-        store, words, origins, known_until, zone, share, workers, tick("features and labels")
-    )
+        store, words, origins, known_until, zone, share, workers, tick("features and labels"),
+        anchor.season,
+    )  # fmt: skip
     _require_rows(samples, origins, zone)
     _watch_leaks(samples, words, anchor)
-    customers = len(history.age)
-    if progress:
-        progress("fitting the corrections", 0.0)
-    model = Model.fit(
+    bare = Model.bare(
         samples, anchor, words.names, settings=settings, vocabulary=words.vocabulary,
-        origins=origins, trained_until=known_until, customers=customers, seed=seed,
+        origins=origins, trained_until=known_until, customers=len(history.age),
     )  # fmt: skip
-    if model.members and model.longest < longest:
-        now, _ = gather(store, words, known_until, zone, share, (), workers)
-        model = model.levelled(now, known_until, longest)
+    return Prepared(samples, words, share, bare)
+
+
+def rehearse(
+    store: Store,
+    known_until: int,
+    longest: int,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> list[Rehearsal]:
+    """Fit before each origin of the plan and predict what came until `known_until`, newest first.
+
+    Origins with too little to learn from are left out; where all are, the list is empty.
+    """
+    zone = settings.business.time_zone
+    rows = min(settings.model.max_rows, REHEARSED_ROWS)
+    quick = replace(settings, model=replace(settings.model, max_rows=rows))
+    planned = rehearsal.plan(store.first_ts, known_until, longest, zone)
+    found = []
+    for k, (cutoff, months) in enumerate(planned):
+        require_ripe(cutoff, months, known_until, zone)
+        if progress:
+            progress("rehearsing earlier moments", k / len(planned))
+        with suppress(InputError):
+            fitted = fit(
+                store, cutoff, months, quick, seed=seed, workers=workers, with_prospects=False
+            )
+            found.append(_rehearsed(store, fitted, cutoff, months, workers))
     if progress:
-        progress("fitting the corrections", 1.0)
-    return Fitted(model, samples, words, share)
+        progress("rehearsing earlier moments", 1.0)
+    return found
+
+
+def _rehearsed(store: Store, fitted: Fitted, cutoff: int, months: int, workers: int) -> Rehearsal:
+    zone = fitted.model.settings.business.time_zone
+    share = min(1.0, REHEARSED_CUSTOMERS / max(fitted.model.customers, 1))
+    each = tuple(range(1, months + 1))
+    rows, labels = gather(store, fitted.catalogue, cutoff, zone, share, each, workers)
+    return fitted.model.predict(rows, cutoff, [months]).rehearsed(labels, cutoff, months)
 
 
 def _ticker(progress: Progress | None, total: int) -> Callable[[str], Callable[[], None] | None]:
@@ -124,7 +219,32 @@ def _survey(
     first = known_until - rows.column("tenure_days") * 86_400_000_000
     customers = np.array([(first <= origin.cutoff).sum() for origin in origins], np.int64)
     counts = Counts.of(bucket, origins[0].cutoff, settings.customers.static)
-    return _Survey(counts, History.of(rows), customers)
+    bought = (bucket.columns[:, ORDER_DAYS] > 0) & (bucket.ts < known_until)
+    again = np.ones(int(bought.sum()), bool)
+    owner = np.repeat(np.arange(len(bucket)), np.diff(bucket.starts))[bought]
+    again[np.unique(owner, return_index=True)[1]] = False
+    return _Survey(counts, History.of(rows), customers, _month(bucket.day[bought][again]))
+
+
+def _month(day: Ints) -> Ints:
+    return day.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+
+
+def _anchor(
+    history: History, surveys: Sequence[_Survey], first_ts: int, known_until: int, zone: str
+) -> Anchor:
+    """The forecast, on the clock of the season where the history tells one."""
+    plain = Anchor.fit(_canonical(history))
+    if months_between(first_ts, known_until, zone) < LEAST_MONTHS:
+        return plain
+    day = local_day(known_until, zone)
+    first = day - np.floor(history.age * 7.0 + 0.5).astype(np.int64)
+    months = np.concatenate([survey.months for survey in surveys])
+    start = int(_month(first.min(keepdims=True))[0])
+    last = int(_month(np.array([day], np.int64))[0])
+    repeats = np.bincount(months - start, minlength=last - start + 1)
+    season = Season.fit(first, repeats, start, day, plain.newcomers_orders)
+    return Anchor.fit(_canonical(history.on(season, day)), season)
 
 
 def _canonical(history: History) -> History:

@@ -11,16 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.errors import InputError
-from training.scores import (
-    CHURN_METRICS,
-    COMPARED,
-    VALUE_METRICS,
-    N,
-    churn_metrics,
-    paired,
-    value_metrics,
-    verdict,
-)
+from training.metrics import CHURN_METRICS, COMPARED, VALUE_METRICS, N, churn_metrics, value_metrics
+from training.scores import paired, verdict
 
 __all__ = ["compare", "format_table", "leaderboard"]
 

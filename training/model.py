@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.special import expit, inv_boxcox, logit, xlogy
+from scipy.special import inv_boxcox, logit, xlogy
 
+from features import people
 from features.behaviour import Rows
 from features.catalogue import Catalogue, Vocabulary, catalogue, feature_hash
 from features.errors import BundleError, InputError
@@ -30,95 +31,29 @@ from features.settings import MAX_MONTHS, Settings, parse
 from features.spine import instant, local_day, text
 from training.anchor import Anchor, Forecast, History
 from training.bundle import Parts
+from training.calibration import NONE, Calibration, calibrate
+from training.golden import golden_rows, golden_values, require_same
+from training.imagined import imagined
+from training.intervals import Intervals
 from training.members import LARGEST_LEAF, Booster, Problem
-from training.samples import Origin, Samples, weeks_ahead
+from training.outlook import days, pace
+from training.predictions import Predictions
+from training.prospects import Newcomer, ProspectModel
+from training.prospects import golden_rows as golden_prospects
+from training.rehearsal import Rehearsal
+from training.returns import Returns, tamed
+from training.samples import Origin, Samples
 
-__all__ = ["Model", "Predictions", "Returns"]
+__all__ = ["ANCHOR_COLUMNS", "COLD_START", "Model", "Predictions", "Returns", "golden_rows"]
 
 Floats = npt.NDArray[np.float64]
 ANCHOR_COLUMNS: Final = ("anchor_value", "anchor_orders", "anchor_churn", "anchor_spend")
 REFERENCE_WEEKS: Final = 52.0  # horizon of the forecast that members see as columns
 #: A correction is learned in units of the mean label; forecasts below a thousandth count as that.
 LEAST: Final = 1e-3
-#: A customer who spends more than this many times the median teaches as one who spends just that.
-GIANT: Final = 100.0
-GOLDEN_ROWS: Final = 12
+COLD_START: Final = "cold_start"  # evidence of somebody without an order
+ENOUGH_BUYERS: Final = 1_000  # in rehearsals, to read intervals off
 LARGEST_SHIFT: Final = 40.0  # logit: every mean between 0 and 1 lies within
-
-
-@dataclass(frozen=True)
-class Returns:
-    """Share of purchases that is given back, per customer, and what is still on its way.
-
-    A customer's share is pulled to the population's as if they had bought `strength` (currency)
-    more at that share. ``pending`` is the part of the last 30 days' expected refunds that is
-    still to come at a cutoff.
-    """
-
-    share: float
-    strength: float
-    pending: float
-
-    MOST = 0.95  # of purchases: beyond it, net value would no longer rise with the horizon
-
-    @classmethod
-    def fit(
-        cls, samples: Samples, spend: Floats, refunds: Floats, recent: Floats, tamed: Floats
-    ) -> Returns:
-        """Level from all purchases so far; what is pending from labels against that level.
-
-        `spend`, `refunds` and `recent` (last 30 days' spend) are the rows' features, currency;
-        `tamed` is each row's factor from `_tamed`.
-        """
-        bought = float((spend * tamed).sum())
-        share = min(float((refunds * tamed).sum()) / bought, cls.MOST) if bought > 0 else 0.0
-        buyers = spend > 0
-        strength = float((spend * tamed)[buyers].mean()) if buyers.any() else 1.0
-        plain = cls(share, strength, 0.0)
-        each = plain.of(spend, refunds) * tamed
-        expected, due = float((each * samples.gross).sum()), float((each * recent).sum())
-        late = (float((samples.refunds * tamed).sum()) - expected) / due if due > 0 else 0.0
-        return replace(plain, pending=min(max(late, 0.0), 1.0))
-
-    def of(self, spend: Floats, refunds: Floats) -> Floats:
-        """Expected share of each customer, (rows,)."""
-        share = (refunds + self.share * self.strength) / (spend + self.strength)
-        return np.clip(share, 0.0, self.MOST)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions of rows; money in currency units, (rows,) or (rows, months).
-
-    ``gross`` is cumulative at the end of months 1 to 24; ``churn`` and ``orders`` are those of
-    ``months``, the horizons that were asked for.
-    """
-
-    months: tuple[int, ...]
-    gross: Floats
-    orders: Floats
-    churn: Floats
-    return_share: Floats
-    pending: Floats
-    flow: Cashflow
-
-    def revenue(self, month: int) -> Floats:
-        """Expected net revenue, not discounted."""
-        return self.gross[:, month - 1] * (1.0 - self.return_share) - self.pending
-
-    def columns(self) -> dict[str, Floats]:
-        """The predictions table's columns of every horizon, in the contract's order."""
-        net = np.column_stack([self.revenue(m + 1) for m in range(MAX_MONTHS)])
-        found: dict[str, Floats] = {}
-        for j, h in enumerate(self.months):
-            cost = self.flow.retention_cost(h)
-            found[f"revenue_{h}m"] = self.revenue(h)
-            found[f"orders_{h}m"] = np.ascontiguousarray(self.orders[:, j])
-            found[f"churn_{h}m"] = np.ascontiguousarray(self.churn[:, j])
-            found[f"margin_{h}m"] = self.flow.margin * self.revenue(h)
-            found[f"retention_cost_{h}m"] = np.full(len(net), cost)
-            found[f"clv_{h}m"] = self.flow.discounted(net, h) - cost
-        return found
 
 
 @dataclass(frozen=True)
@@ -136,10 +71,16 @@ class Model:
     trained_until: int  # microseconds UTC: nothing at or after it was seen
     origins: tuple[Origin, ...]
     customers: int
-    levels: tuple[float, float] = (
-        0.0,
-        0.0,
-    )  # added to log value and logit of churn, see `levelled`
+    levels: tuple[float, float] = (0.0, 0.0)  # added to log value and logit of churn: `levelled`
+    calibration: Calibration = NONE
+    intervals: Intervals | None = None
+    prospects: ProspectModel | None = None
+    no_prospects: str = ""  # why there is no model of prospects
+
+    @property
+    def newcomer(self) -> Newcomer:
+        """What is expected of somebody who orders for the first time."""
+        return Newcomer(self.anchor, self.orders_per_day, self.returns.share, self.settings)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -157,7 +98,7 @@ class Model:
         return not self.members
 
     @classmethod
-    def fit(
+    def bare(
         cls,
         samples: Samples,
         anchor: Anchor,
@@ -168,63 +109,100 @@ class Model:
         origins: tuple[Origin, ...],
         trained_until: int,
         customers: int,
-        seed: int,
     ) -> Model:
-        """Fit the corrections on training rows; below `thin_below` customers there are none."""
+        """All that training rows tell but the corrections."""
         named = {name: i for i, name in enumerate(feature_names)}
 
         def column(name: str) -> Floats:
             return samples.features[:, named[name]]
 
         spend = column("spend")
-        tamed = _tamed(np.maximum(spend, samples.gross))
-        returns = Returns.fit(samples, spend, column("refunds"), column("spend_30d"), tamed)
+        factor = tamed(np.maximum(spend, samples.gross))
+        returns = Returns.fit(samples, spend, column("refunds"), column("spend_30d"), factor)
         days = float(column("order_days").sum())
-        model = cls(
+        return cls(
             settings=settings, vocabulary=vocabulary, anchor=anchor, returns=returns,
             orders_per_day=float(column("orders").sum()) / days if days else 1.0,
-            scale=max(float((samples.gross * tamed).mean()), 1e-9),
+            scale=max(float((samples.gross * factor).mean()), 1e-9),
             columns=_varying(samples.features, feature_names), members={},
             trained_until=trained_until, origins=origins, customers=customers,
         )  # fmt: skip
-        few = customers < settings.model.thin_below or settings.model.objective == "btyd"
-        if few or samples.churned.min() == samples.churned.max():
-            return model
-        return replace(model, members=model._learn(samples, named, tamed, seed))
 
-    def _learn(
-        self, samples: Samples, named: Mapping[str, int], tamed: Floats, seed: int
-    ) -> dict[str, Booster]:
+    def corrected(self, samples: Samples, feature_names: Sequence[str], seed: int) -> Model:
+        """With corrections from the same rows; below `thin_below` customers there are none."""
+        problems, trees = self.problems(samples, feature_names), self.settings.model.trees
+        return replace(self, members={p.kind: Booster.fit(p, seed, trees) for p in problems})
+
+    def problems(self, samples: Samples, feature_names: Sequence[str]) -> tuple[Problem, ...]:
+        """What the members are fitted to: value, then churn; none where there is too little."""
+        chosen = self.settings.model
+        few = self.customers < chosen.thin_below or chosen.objective == "btyd"
+        if few or samples.churned.min() == samples.churned.max():
+            return ()
+        return self.posed(samples, feature_names)
+
+    def posed(self, samples: Samples, feature_names: Sequence[str]) -> tuple[Problem, Problem]:
+        """Rows of the model's `origins` as the members see them, with what came."""
+        named = {name: i for i, name in enumerate(feature_names)}
         zone = self.settings.business.time_zone
+        factor = tamed(np.maximum(samples.features[:, named["spend"]], samples.gross))
         value, none = np.empty(len(samples)), np.empty(len(samples))
         for k, origin in enumerate(self.origins):
             here = samples.origin == k
-            ahead = weeks_ahead(origin.cutoff, origin.months, zone)
-            found = self.anchor.forecast(samples.history.take(here), [ahead])
+            ahead = self.anchor.season.ahead(origin.cutoff, origin.months, zone)
+            found = self._start(samples.history.take(here), [ahead])
             value[here], none[here] = found.value[:, 0], found.no_order[:, 0]
-        chosen = samples.features[:, [named[name] for name in self.columns]]
-        X = np.hstack([chosen, self._anchor_columns(samples.history)])
+        X = self._inputs(samples.features, named, samples.history)
         weight = samples.months / samples.months.max()
         weight = weight / weight.mean()
-        problems = (
-            Problem("value", X, samples.gross * tamed / self.scale, self._margin(value * tamed),
+        return (
+            Problem("value", X, samples.gross * factor / self.scale, self._margin(value * factor),
                     weight, samples.fold),
             Problem("churn", X, samples.churned, logit(none), weight, samples.fold),
         )  # fmt: skip
-        return {p.kind: Booster.fit(p, seed) for p in problems}
 
     def _margin(self, value: Floats) -> Floats:
         return np.asarray(xlogy(1.0, np.maximum(value / self.scale, LEAST)))
 
-    def _anchor_columns(self, history: History) -> Floats:
-        year = self.anchor.forecast(history, [REFERENCE_WEEKS])
-        return np.column_stack([year.value[:, 0], year.order_days[:, 0], year.no_order[:, 0],
-                                year.spend])  # fmt: skip
+    def _start(self, history: History, weeks: Sequence[float]) -> Forecast:
+        """What corrections are added to: each customer's forecast, or without an anchor the same
+        newcomer's for everybody."""
+        return self.anchor.forecast(self._known(history), weeks)
 
-    def corrections(self, rows: Rows) -> tuple[Floats, Floats]:
-        """What is added to log value and to the logit of churn, (rows,) each."""
-        if not self.members:
-            return np.zeros(len(rows)), np.zeros(len(rows))
+    def _known(self, history: History) -> History:
+        if self.settings.model.objective == "plain":
+            return history.newcomers(self.anchor.mean_spend)
+        return history
+
+    def _inputs(self, features: Floats, named: Mapping[str, int], history: History) -> Floats:
+        """What the members see, (rows, columns): features and, if anchored, the forecast's year."""
+        chosen = features[:, [named[name] for name in self.columns]]
+        if self.settings.model.objective == "plain":
+            return chosen
+        year = self.anchor.forecast(history, [REFERENCE_WEEKS])
+        return np.column_stack(
+            [chosen, year.value[:, 0], year.order_days[:, 0], year.no_order[:, 0], year.spend]
+        )
+
+    def history(self, rows: Rows, as_of: int) -> History:
+        """What the anchor knows of feature rows at one `as_of`."""
+        day = local_day(as_of, self.settings.business.time_zone)
+        return History.of(rows, self.anchor.season, day)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what the members see: features and, if anchored, the forecast's year."""
+        plain = self.settings.model.objective == "plain"
+        return self.columns if plain else (*self.columns, *ANCHOR_COLUMNS)
+
+    def seen(self, rows: Rows, as_of: int) -> Floats:
+        """What the members see of feature rows, (rows, inputs).
+
+        Raises
+        ------
+        InputError
+            A column that the model learned from is not among the features.
+        """
         named = {name: i for i, name in enumerate(rows.catalogue.names)}
         missing = [name for name in self.columns if name not in named]
         if missing:
@@ -232,8 +210,13 @@ class Model:
                 f"The features must hold the model's columns. Missing: {missing[0]}. "
                 "Build them with the model's own vocabulary."
             )
-        chosen = rows.values[:, [named[name] for name in self.columns]]
-        X = np.hstack([chosen, self._anchor_columns(History.of(rows))])
+        return self._inputs(rows.values, named, self.history(rows, as_of))
+
+    def corrections(self, rows: Rows, as_of: int) -> tuple[Floats, Floats]:
+        """What is added to log value and to the logit of churn, (rows,) each."""
+        if not self.members:
+            return np.zeros(len(rows)), np.zeros(len(rows))
+        X = self.seen(rows, as_of)
         value, churn = (self.members[kind].correction(X) for kind in ("value", "churn"))
         return value + self.levels[0], churn + self.levels[1]
 
@@ -243,53 +226,123 @@ class Model:
         For histories that hold no label of the whole horizon: shorter labels tell who buys more
         than forecast, but their seasons say little of the level of a longer window.
         """
-        ahead = weeks_ahead(as_of, months, self.settings.business.time_zone)
-        forecast = self.anchor.forecast(History.of(rows), [ahead])
-        up, odds = self.corrections(rows)
+        ahead = self.anchor.season.ahead(as_of, months, self.settings.business.time_zone)
+        forecast = self.anchor.forecast(self.history(rows, as_of), [ahead])
+        up, odds = self.corrections(rows, as_of)
         value, none = forecast.value[:, 0], forecast.no_order[:, 0]
         # fsum rounds once: the same level in whatever order the customers stand.
         level = math.log(math.fsum(value) / math.fsum(value * np.exp(up)))
         wanted = math.fsum(none)
 
         def surplus(shift: float) -> float:
-            return math.fsum(expit(logit(none) + odds + shift)) - wanted
+            return math.fsum(self.calibration.of(logit(none) + odds + shift)) - wanted
 
         shift = float(brentq(surplus, -LARGEST_SHIFT, LARGEST_SHIFT, xtol=1e-9))
         return replace(self, levels=(self.levels[0] + level, self.levels[1] + shift))
+
+    def rehearsed(self, rehearsals: Sequence[Rehearsal], seed: int) -> Model:
+        """The model with calibration and intervals from rehearsals.
+
+        Where these hold too few buyers, customers imagined from the anchor's parameters are added.
+        """
+        calibration = calibrate(rehearsals)
+        months = rehearsals[0].months if rehearsals else self.longest
+        shown = [replace(r, churn=calibration.of(logit(r.churn))) for r in rehearsals]
+        buyers = int(sum((r.churned == 0).sum() for r in shown))
+        if buyers < ENOUGH_BUYERS:
+            shown.append(imagined(self.anchor, months, ENOUGH_BUYERS - buyers, seed))
+        return replace(self, calibration=calibration, intervals=Intervals.fit(shown))
 
     def predict(self, rows: Rows, as_of: int, months: Sequence[int]) -> Predictions:
         """Predictions of feature rows at one `as_of`, for any horizons of 1 to 24 months."""
         zone = self.settings.business.time_zone
         asked = tuple(sorted(set(months)))
-        ahead = [weeks_ahead(as_of, m + 1, zone) for m in range(MAX_MONTHS)]
-        history = History.of(rows)
-        forecast = self.anchor.forecast(history, ahead)
-        up, odds = self.corrections(rows)
+        ahead = [self.anchor.season.ahead(as_of, m + 1, zone) for m in range(MAX_MONTHS)]
+        history = self.history(rows, as_of)
+        forecast = self._start(history, ahead)
+        up, odds = self.corrections(rows, as_of)
         factor = inv_boxcox(up, 0.0)[:, None]  # exp, by scipy's scalar loop: exact by row
-        churn = expit(logit(forecast.no_order) + odds[:, None])
+        churn = self.calibration.of(logit(forecast.no_order) + odds[:, None])
+        orders = _orders(forecast, churn, self.orders_per_day)
+        known = self._known(history)
+        rate = self.anchor.orders.rate(known.frequency, known.age) * max(self.orders_per_day, 1.0)
         at = [h - 1 for h in asked]
         spend, refunds = rows.column("spend"), rows.column("refunds")
         share = self.returns.of(spend, refunds)
         return Predictions(
             months=asked,
             gross=forecast.value * factor,
-            orders=_orders(forecast, churn, self.orders_per_day)[:, at],
+            orders=orders[:, at],
             churn=churn[:, at],
             return_share=share,
             pending=self.returns.pending * share * rows.column("spend_30d"),
             flow=Cashflow.of(self.settings.business),
+            intervals=self.intervals,
+            pace=pace(rate, orders, ahead),
+            silence=churn,
         )
 
     def table(self, rows: Rows, as_of: int, months: Sequence[int], version: str) -> pd.DataFrame:
         """The predictions table of the contract for feature rows at one `as_of`."""
         found = self.predict(rows, as_of, months)
+        return self._frame(
+            rows, as_of, self.evidence(months), found, self.inactive(rows, as_of), version
+        )
+
+    def prospect_table(
+        self, rows: Rows, as_of: int, months: Sequence[int], version: str
+    ) -> pd.DataFrame:
+        """The predictions table for prospects' rows of `features.people.prospects`.
+
+        Raises
+        ------
+        InputError
+            The model knows no prospects.
+        """
+        found = self.require_prospects().predict(rows, as_of, months, self.newcomer)
+        rule = self.settings.business.churn.split(":")[0]
+        inactive = {}
+        if rule == "contract_end" and rows.attributes is not None:
+            inactive = self.inactive(rows, as_of)
+        elif rule != "no_order":
+            # Who has no order has no gap of their own to be silent for.
+            inactive = {f"inactive_{rule}": np.zeros(len(rows), np.int64)}
+        return self._frame(rows, as_of, COLD_START, found, inactive, version)
+
+    def require_prospects(self) -> ProspectModel:
+        """The model of prospects.
+
+        Raises
+        ------
+        InputError
+            There is none.
+        """
+        if self.prospects is None:
+            why = self.no_prospects or "it was trained by a release that knew none"
+            raise InputError(
+                f"The model must know prospects. It does not: {why}. Train with a table customers "
+                "of all who signed up, with or without an order, and when (acquired_at)."
+            )
+        return self.prospects
+
+    def _frame(
+        self,
+        rows: Rows,
+        as_of: int,
+        evidence: str,
+        found: Predictions,
+        inactive: Mapping[str, npt.NDArray[Any]],
+        version: str,
+    ) -> pd.DataFrame:
         zone = self.settings.business.time_zone
         frame: dict[str, Any] = {
             "customer_id": rows.ids[rows.who],
             "as_of": np.full(len(rows), text(as_of, zone), object),
-            "evidence": np.full(len(rows), self.evidence(months), object),
+            "evidence": np.full(len(rows), evidence, object),
             **found.columns(),
-            **self.inactive(rows, as_of),
+            **inactive,
+            "next_order_on": days(found.next_order(), as_of, zone),
+            **found.drivers(),
             "model_version": np.full(len(rows), version, object),
         }
         return pd.DataFrame(frame)
@@ -315,7 +368,7 @@ class Model:
         multiple = float(rule.split(":")[1])
         overdue = rows.column("overdue_ratio")
         # One order has no gap of its own: the anchor's chance of life decides.
-        history = History.of(rows)
+        history = self.history(rows, as_of)
         alive = self.anchor.orders.p_alive(history.frequency, history.recency, history.age)
         over_due = np.where(np.isnan(overdue), alive < 0.5, overdue > multiple)
         return {"inactive_own_gap": over_due.astype(np.int64)}
@@ -336,6 +389,8 @@ class Model:
             "orders_per_day": self.orders_per_day,
             "scale": self.scale,
             "levels": list(self.levels),
+            "calibration": list(self.calibration),
+            "intervals": self.intervals.as_dict() if self.intervals else None,
             "columns": list(self.columns),
             "members": list(self.members),
             "trained_until": self.trained_until,
@@ -345,7 +400,15 @@ class Model:
         }
         files = {f"{kind}.ubj": booster.raw for kind, booster in self.members.items()}
         rows = golden_rows(self.catalogue)
-        return Parts(card, files, {"rows": rows.tolist(), "predictions": self._golden(rows)})
+        golden: dict[str, Any] = {"rows": rows.tolist(), "predictions": self._golden(rows)}
+        card["prospects"] = {"none": self.no_prospects}
+        if self.prospects:
+            card["prospects"], more = self.prospects.parts()
+            files |= more
+            rows = golden_prospects(self.prospects)
+            told = self._golden_prospects(rows)
+            golden["prospects"] = {"rows": rows.tolist(), "predictions": told}
+        return Parts(card, files, golden)
 
     @classmethod
     def from_parts(cls, parts: Parts) -> Model:
@@ -357,6 +420,7 @@ class Model:
             A golden row differs by one bit, a prediction is not finite, or a leaf is absurd.
         """
         card = parts.card
+        about = card.get("prospects", {"none": ""})
         model = cls(
             settings=parse(card["settings"], "card.json"),
             vocabulary=Vocabulary.from_dict(card["vocabulary"]),
@@ -365,27 +429,27 @@ class Model:
             orders_per_day=card["orders_per_day"],
             scale=card["scale"],
             levels=tuple(card["levels"]),
+            calibration=Calibration(*card["calibration"]),
+            intervals=Intervals.from_dict(card["intervals"]) if card["intervals"] else None,
             columns=tuple(card["columns"]),
             members={kind: Booster(parts.files[f"{kind}.ubj"]) for kind in card["members"]},
             trained_until=card["trained_until"],
             origins=tuple(Origin(*pair) for pair in card["origins"]),
             customers=card["customers"],
+            prospects=None if "none" in about else ProspectModel.from_parts(about, parts.files),
+            no_prospects=about.get("none", ""),
         )
-        for kind, booster in model.members.items():
-            if not booster.sane:
+        for name, raw in parts.files.items():
+            if not Booster(raw).sane:
                 raise BundleError(
                     f"The leaves of the trees must be {LARGEST_LEAF:g} at most. Got a larger one "
-                    f"in {kind}.ubj. Train again."
+                    f"in {name}. Train again."
                 )
-        found = model._golden(np.array(parts.golden["rows"], np.float64))
-        expected = parts.golden["predictions"]
-        for name in sorted({*found, *expected}):
-            values = expected.get(name, [np.nan])
-            if found.get(name) != values or not np.isfinite(values).all():
-                raise BundleError(
-                    f"The golden rows must give their predictions bit for bit. '{name}' differs. "
-                    "Train again with these libraries, or install those it was trained with."
-                )
+        require_same(model._golden(golden_values(parts.golden)), parts.golden["predictions"])
+        if model.prospects:
+            golden = parts.golden["prospects"]
+            found = model._golden_prospects(golden_values(golden))
+            require_same(found, golden["predictions"])
         return model
 
     def _golden(self, values: Floats) -> dict[str, list[float]]:
@@ -395,6 +459,14 @@ class Model:
         found = self.predict(rows, self.trained_until, (1, 12, MAX_MONTHS)).columns()
         return {name: column.tolist() for name, column in found.items()}
 
+    def _golden_prospects(self, values: Floats) -> dict[str, list[float]]:
+        n, own = len(values), self.require_prospects()
+        ids = np.array([f"golden{i}" for i in range(n)], object)
+        rows = Rows(ids, np.arange(n), np.zeros(n, np.int64), values, people.words(own.vocabulary))
+        months = (1, 12, MAX_MONTHS)
+        found = own.predict(rows, self.trained_until, months, self.newcomer).columns()
+        return {name: column.tolist() for name, column in found.items()}
+
 
 def _orders(forecast: Forecast, churn: Floats, orders_per_day: float) -> Floats:
     """Expected orders: the corrected chance of any, times the anchor's number given one."""
@@ -402,37 +474,8 @@ def _orders(forecast: Forecast, churn: Floats, orders_per_day: float) -> Floats:
     return np.asarray((1.0 - churn) * given_one * max(orders_per_day, 1.0))
 
 
-def _tamed(size: Floats) -> Floats:
-    """Factor on money, (rows,): below 1 for giants only, so that one cannot teach all the others.
-
-    It scales label and forecast of a row alike, hence what is learned of their ratio stays.
-    """
-    some = size[size > 0]
-    most = GIANT * float(np.median(some)) if len(some) else 1.0
-    return np.asarray(most / np.maximum(size, most))
-
-
 def _varying(features: Floats, names: Sequence[str]) -> tuple[str, ...]:
     """Columns with two different known values, or known and unknown ones."""
     first = features[0]
     same = (features == first) | (np.isnan(features) & np.isnan(first))
     return tuple(name for name, flat in zip(names, same.all(axis=0), strict=True) if not flat)
-
-
-def golden_rows(catalogue: Catalogue) -> Floats:
-    """Synthetic feature rows that belong to nobody, (GOLDEN_ROWS, features)."""
-    rng = np.random.default_rng(1997)
-    n, names = GOLDEN_ROWS, catalogue.names
-    rows = np.round(rng.gamma(0.7, 40.0, (n, len(names))), 2)
-    rows[rng.random(rows.shape) < 0.1] = np.nan
-    place = {name: i for i, name in enumerate(names)}
-    days = rng.integers(1, 9, n).astype(np.float64)
-    age = rng.integers(30, 900, n).astype(np.float64)
-    for name, value in {
-        "order_days": days, "tenure_days": age, "spend_per_order_day": rng.integers(5, 200, n),
-        "order_span_days": np.where(days > 1, np.floor(age * rng.random(n)), 0.0),
-        "spend": rng.integers(50, 900, n), "refunds": rng.integers(0, 40, n),
-        "spend_30d": rng.integers(0, 50, n),
-    }.items():  # fmt: skip
-        rows[:, place[name]] = value
-    return rows

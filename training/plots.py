@@ -1,17 +1,16 @@
-"""The pictures of a model: value by decile, gain, calibration, tracking, leaderboard.
+"""The pictures of a model: value by decile, gain, calibration, tracking, intervals, campaign.
 
 Each function returns a matplotlib ``Figure`` made without pyplot and so without global state;
-``save`` writes it as PNG, the same bytes for the same input. What is drawn can be told apart
-without colour: by marker, line style, fill and words. matplotlib is imported at the first call.
+``save`` writes it as PNG and ``svg`` gives it as text, the same bytes for the same input. What is
+drawn can be told apart without colour: by marker, line style, fill and words. matplotlib is
+imported at the first call.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,43 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.errors import InputError
-from training import scores
+from training.drawing import (
+    INK,
+    LEGEND_LINE,
+    PALE,
+    QUIET,
+    SIZE,
+    STYLES,
+    blank,
+    count,
+    frame,
+    from_zero,
+    legend,
+    legend_below,
+    note,
+    number_axis,
+    percent,
+    plain,
+    save,
+    styled,
+    svg,
+    words,
+)
+from training.metrics import (
+    ABS_BIAS,
+    AUROC,
+    BRIER,
+    CAPTURE_10,
+    ECE,
+    GINI,
+    LOWER_IS_BETTER,
+    MAE,
+    churn_metrics,
+    decile_table,
+    gain_points,
+    reliability_table,
+    value_metrics,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,32 +62,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "calibration_plot",
+    "coverage_chart",
     "decile_chart",
     "gain_curve",
     "leaderboard_chart",
+    "profit_chart",
     "save",
+    "svg",
     "tracking_plot",
 ]
 
-DPI = 150
-SIZE = (7.2, 4.6)  # inches
-INK = "#222222"
-QUIET = "#6b6b6b"
-PALE = "#d5dde5"
-LEGEND_LINE = 0.22  # inches
 LINE_OF_TICKS = 72  # characters that fit under the axes
 HALF = 0.5  # where nobody stands on an axis of logarithms
 MAX_POINTS = 1001  # of a drawn curve; more cannot be seen
-# Colours that the colour-blind can tell apart (Okabe and Ito), each with its own marker and line.
-STYLES = (
-    ("#0072b2", "o", "solid"),
-    ("#d55e00", "s", (0, (5, 2))),
-    ("#009e73", "^", (0, (1, 1.4))),
-    ("#cc79a7", "D", (0, (6, 2, 1, 2))),
-    ("#56b4e9", "v", (0, (3, 1, 1, 1, 1, 1))),
-    ("#e69f00", "P", (0, (8, 3))),
-)
-METRICS_SHOWN = (scores.MAE, scores.GINI, scores.ABS_BIAS, scores.AUROC, scores.BRIER)
+NOMINAL = 10.0  # percent of the customers on either side of an interval
+NEAR = 5.0  # points around it that are as good as can be asked
+METRICS_SHOWN = (MAE, GINI, ABS_BIAS, AUROC, BRIER)
 
 
 def decile_chart(
@@ -65,11 +90,11 @@ def decile_chart(
     Raises
     ------
     InputError
-        As ``scores.value_metrics``.
+        As ``metrics.value_metrics``.
     """
-    table = scores.decile_table(actual, predicted)
-    metrics = scores.value_metrics(actual, predicted)
-    figure = _figure()
+    table = decile_table(actual, predicted)
+    metrics = value_metrics(actual, predicted)
+    figure = blank()
     axes = figure.subplots()
     axes.bar(
         table["decile"],
@@ -84,11 +109,11 @@ def decile_chart(
     axes.plot(table["decile"], table["predicted"], "D", label="predicted", **look)
     names = ["1\nhighest", *map(str, range(2, 10)), "10\nlowest"]
     axes.set_xticks(table["decile"].to_numpy(), names)
-    _frame(axes, title or "Value by decile of prediction")
-    _words(axes, "tenth of the customers, by prediction", f"mean value per customer ({currency})")
-    _from_zero(axes)
-    _note(axes, f"{_count(metrics['n'])} · total {_percent(metrics['bias'])} against actual")
-    _legend(axes)
+    frame(axes, title or "Value by decile of prediction")
+    words(axes, "tenth of the customers, by prediction", f"mean value per customer ({currency})")
+    from_zero(axes)
+    note(axes, f"{count(metrics['n'])} · total {percent(metrics['bias'])} against actual")
+    legend(axes)
     return figure
 
 
@@ -103,22 +128,22 @@ def gain_curve(
     The upper limit is the order by actual value, the diagonal a random order. Without a positive
     total the shares are undefined: only the diagonal is drawn, and a note says so.
     """
-    figure = _figure(height=SIZE[1] + LEGEND_LINE * (2 + len(predictions)))
+    figure = blank(height=SIZE[1] + LEGEND_LINE * (2 + len(predictions)))
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=QUIET, linewidth=1, label="random order")
     defined = _gain(axes, actual, actual, "perfect order", color=QUIET, linewidth=1, linestyle=":")
     for (name, predicted), style in zip(predictions.items(), itertools.cycle(STYLES), strict=False):
-        metrics = scores.value_metrics(actual, predicted)
-        label = f"{name}: Gini {metrics[scores.GINI]:.3f}, top 10 % hold "
-        label += f"{100 * metrics[scores.CAPTURE_10]:.0f} %"
-        _gain(axes, actual, predicted, label, **_style(style), markevery=(0.1, 0.1))
-    _frame(axes, title or "Share of value reached")
-    _words(axes, "customers, highest prediction first (%)", "share of actual value (%)")
+        metrics = value_metrics(actual, predicted)
+        label = f"{name}: Gini {metrics[GINI]:.3f}, top 10 % hold "
+        label += f"{100 * metrics[CAPTURE_10]:.0f} %"
+        _gain(axes, actual, predicted, label, **styled(style), markevery=(0.1, 0.1))
+    frame(axes, title or "Share of value reached")
+    words(axes, "customers, highest prediction first (%)", "share of actual value (%)")
     axes.set_xlim(0, 100)
-    _from_zero(axes)
+    from_zero(axes)
     axes.grid(axis="x", color="#ececec", zorder=0)
-    _note(axes, _count(np.size(actual)) + ("" if defined else " · no value in this window"))
-    _legend_below(figure, axes)
+    note(axes, count(np.size(actual)) + ("" if defined else " · no value in this window"))
+    legend_below(figure, axes)
     return figure
 
 
@@ -126,13 +151,13 @@ def _gain(
     axes: Axes, actual: npt.ArrayLike, predicted: npt.ArrayLike, label: str, **style: Any
 ) -> bool:
     """Draw one gain curve in percent; False where it is undefined."""
-    customers, value = scores.gain_points(actual, predicted)
+    customers, value = gain_points(actual, predicted)
     if np.isnan(value).any():
         return False
     if len(customers) > MAX_POINTS:
         even = np.linspace(0, 1, MAX_POINTS)
         customers, value = even, np.interp(even, customers, value)
-    axes.plot(100 * customers, 100 * value, label=_plain(label), zorder=3, **style)
+    axes.plot(100 * customers, 100 * value, label=plain(label), zorder=3, **style)
     return True
 
 
@@ -146,36 +171,36 @@ def calibration_plot(
 
     Points on the diagonal are calibrated. Below: customers per twentieth of the probability.
     """
-    figure = _figure(height=5.4 + LEGEND_LINE * (1 + len(probabilities)))
+    figure = blank(height=5.4 + LEGEND_LINE * (1 + len(probabilities)))
     axes, spread = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 100], [0, 100], color=QUIET, linewidth=1, label="calibrated")
     for (name, p), style in zip(probabilities.items(), itertools.cycle(STYLES), strict=False):
-        _reliability(axes, churned, p, name, _style(style))
-        _spread(spread, p, _style(style))
-    _frame(axes, title or "Calibration of churn")
-    _frame(spread, "")
-    _words(axes, "", "customers who churned (%)")
-    _words(spread, "predicted probability of churn (%)", "customers (log)")
+        _reliability(axes, churned, p, name, styled(style))
+        _spread(spread, p, styled(style))
+    frame(axes, title or "Calibration of churn")
+    frame(spread, "")
+    words(axes, "", "customers who churned (%)")
+    words(spread, "predicted probability of churn (%)", "customers (log)")
     axes.set(xlim=(0, 100), ylim=(0, 100))
     spread.set_yscale("log")
     spread.set_ylim(HALF, max(10.0, spread.get_ylim()[1]))
     spread.minorticks_off()
-    _number_axis(spread)
-    _note(axes, f"{_count(np.size(churned))} · up to ten bins of equal count")
-    _legend_below(figure, axes)
+    number_axis(spread)
+    note(axes, f"{count(np.size(churned))} · up to ten bins of equal count")
+    legend_below(figure, axes)
     return figure
 
 
 def _reliability(
     axes: Axes, churned: npt.ArrayLike, p: npt.ArrayLike, name: str, look: dict[str, Any]
 ) -> None:
-    table = 100 * scores.reliability_table(churned, p)
-    metrics = scores.churn_metrics(churned, p)
-    label = f"{name}: ECE {metrics[scores.ECE]:.3f}, Brier {metrics[scores.BRIER]:.3f}"
+    table = 100 * reliability_table(churned, p)
+    metrics = churn_metrics(churned, p)
+    label = f"{name}: ECE {metrics[ECE]:.3f}, Brier {metrics[BRIER]:.3f}"
     axes.plot(
         table["probability"],
         table["churned"],
-        label=_plain(label),
+        label=plain(label),
         zorder=3,
         clip_on=False,
         **look,
@@ -208,11 +233,11 @@ def tracking_plot(
     """
     forecast, real = (np.asarray(column, dtype=np.float64) for column in (predicted, actual))
     known = _known_months(months, forecast, real)
-    figure = _figure(height=5.6)
+    figure = blank(height=5.6)
     upper, lower = figure.subplots(2, 1, sharex=True)
     real_look: dict[str, Any] = {"color": INK, "marker": "o", "label": "actual"}
     forecast_look: dict[str, Any] = {
-        **_style(STYLES[1]),
+        **styled(STYLES[1]),
         "marker": "D",
         "markerfacecolor": "none",
         "label": "predicted",
@@ -222,16 +247,16 @@ def tracking_plot(
     for axes, change in ((upper, np.asarray), (lower, np.cumsum)):
         for line, look in ((real[:known], real_look), (forecast, forecast_look)):
             axes.plot(change(line), **(look | both))
-        _from_zero(axes)
-    _frame(upper, title or "Predicted against real value")
-    _frame(lower, "")
-    _words(upper, "", f"per month ({currency})")
-    _words(lower, "month", f"cumulated ({currency})")
-    _month_ticks(lower, [_plain(str(month)) for month in months])
+        from_zero(axes)
+    frame(upper, title or "Predicted against real value")
+    frame(lower, "")
+    words(upper, "", f"per month ({currency})")
+    words(lower, "month", f"cumulated ({currency})")
+    _month_ticks(lower, [plain(str(month)) for month in months])
     lower.set_xlim(-0.5, len(months) - 0.5)
     gap = forecast[:known].sum() / real[:known].sum() - 1 if real[:known].sum() > 0 else math.nan
-    _note(upper, f"{known} of {len(months)} months known · total {_percent(gap)} against actual")
-    _legend(upper)
+    note(upper, f"{known} of {len(months)} months known · total {percent(gap)} against actual")
+    legend(upper)
     return figure
 
 
@@ -278,18 +303,18 @@ def leaderboard_chart(
     shown = [name for name in metrics if name in table and table[name].notna().any()]
     if not shown:
         raise InputError(f"The leaderboard must hold one of {', '.join(metrics)}. Got none.")
-    figure = _figure(width=2 + 1.9 * len(shown), height=1.5 + 0.36 * len(table))
+    figure = blank(width=2 + 1.9 * len(shown), height=1.5 + 0.36 * len(table))
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, shown, strict=True):
         _metric_panel(axes, name, table[name].to_numpy(dtype=np.float64))
-    panels[0].set_yticks(range(len(table)), [_plain(str(model)) for model in table.index])
+    panels[0].set_yticks(range(len(table)), [plain(str(model)) for model in table.index])
     panels[0].set_ylim(len(table) - 0.4, -0.6)
-    figure.suptitle(_plain(title or "Models compared"), x=0.01, ha="left", fontsize=12, color=INK)
+    figure.suptitle(plain(title or "Models compared"), x=0.01, ha="left", fontsize=12, color=INK)
     return figure
 
 
 def _metric_panel(axes: Axes, name: str, values: npt.NDArray[np.float64]) -> None:
-    lower = scores.LOWER_IS_BETTER[name]
+    lower = LOWER_IS_BETTER[name]
     best = np.nanmin(values) if lower else np.nanmax(values)
     for row, value in enumerate(values):
         axes.axhline(row, color="#ececec", linewidth=1, zorder=0)
@@ -307,113 +332,66 @@ def _metric_panel(axes: Axes, name: str, values: npt.NDArray[np.float64]) -> Non
     axes.spines[:].set_visible(False)
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as PNG of 150 dpi, without date or version; give back the path.
+def coverage_chart(table: pd.DataFrame, *, title: str | None = None) -> Figure:
+    """Shares of customers outside their interval, per tenth of predicted value and in all.
 
-    Raises
-    ------
-    InputError
-        A file name that does not end in ``.png``.
+    ``table`` is that of ``coverage.coverage``; a share that is undefined is not drawn. The band is
+    5 points around the 10 % that belong on either side.
     """
-    if path.suffix.lower() != ".png":
-        raise InputError(f"A picture must be a .png file. Got {path.name}.")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    path.write_bytes(buffer.getvalue())
-    return path
-
-
-def _figure(width: float = SIZE[0], height: float = SIZE[1]) -> Figure:
-    # Not at the top: importing matplotlib takes a second that commands without pictures save.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    places = ["all", *(f"decile {k:02d}" for k in range(1, 11))]
+    rows = table.set_index("group").reindex(places)
+    figure = blank()
+    axes = figure.subplots()
+    axes.axhspan(NOMINAL - NEAR, NOMINAL + NEAR, color=PALE, zorder=1, label="within 5 points")
+    axes.axhline(NOMINAL, color=QUIET, linewidth=1, zorder=2)
+    # Beside each other, since both are often the same.
+    for name, label, marker, fill, aside in (
+        ("above", "above the 90 % point", "^", INK, -0.13),
+        ("below", "below the 10 % point", "v", "white", 0.13),
+    ):
+        shares = 100 * rows[name].to_numpy(dtype=np.float64)
+        look: dict[str, Any] = {
+            "color": INK, "markerfacecolor": fill, "markersize": 7, "zorder": 3, "clip_on": False
+        }  # fmt: skip
+        axes.plot(np.arange(len(places)) + aside, shares, marker, label=label, **look)
+    names = ["all", "1\nhighest", *map(str, range(2, 10)), "10\nlowest"]
+    axes.set_xticks(range(len(places)), names)
+    axes.axvline(0.5, color=QUIET, linewidth=0.8)
+    frame(axes, title or "Customers outside their interval")
+    words(axes, "tenth of the customers, by predicted value", "customers outside (%)")
+    from_zero(axes)
+    axes.set(xlim=(-0.5, len(places) - 0.5), ylim=(0, max(20.0, axes.get_ylim()[1])))
+    if axes.get_ylim()[1] <= 50:
+        axes.set_yticks(range(0, 51, 5))
+        axes.set_ylim(0, max(20.0, axes.dataLim.ymax * 1.05))
+    note(axes, f"{count(float(np.nan_to_num(rows['n'].iloc[0])))} · 10 % belong on either side")
+    legend_below(figure, axes)
     return figure
 
 
-def _style(style: tuple[str, str, Any]) -> dict[str, Any]:
-    colour, marker, line = style
-    return {
-        "color": colour,
-        "marker": marker,
-        "linestyle": line,
-        "linewidth": 1.8,
-        "markersize": 6,
-        "markerfacecolor": "white",
-    }
+def profit_chart(
+    curve: pd.DataFrame, share: float, *, currency: str, title: str | None = None
+) -> Figure:
+    """Profit of contacting the first so many customers: as expected, and as it would have come.
 
-
-def _frame(axes: Axes, title: str) -> None:
-    if title:
-        # The pad leaves one line between title and axes for the note and the legend.
-        axes.set_title(_plain(title), loc="left", fontsize=12, color=INK, pad=24)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(QUIET)
-    axes.tick_params(colors=INK, labelsize=9, length=3)
-    axes.grid(axis="y", color="#ececec", zorder=0)
-    axes.set_axisbelow(True)
-
-
-def _words(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(_plain(x), fontsize=10, color=INK)
-    axes.set_ylabel(_plain(y), fontsize=10, color=INK)
-
-
-def _note(axes: Axes, text: str) -> None:
-    """One quiet line under the title."""
-    axes.annotate(
-        text, (0, 1), (0, 8), "axes fraction", textcoords="offset points", fontsize=9, color=QUIET
+    ``curve`` is that of ``profit.profit_curve``; ``share`` (0 to 1) is the one chosen beforehand.
+    """
+    figure = blank(height=SIZE[1] + 3 * LEGEND_LINE)
+    axes = figure.subplots()
+    axes.axhline(0, color=QUIET, linewidth=1)
+    axes.axvline(
+        100 * share, color=QUIET, linewidth=1.2, linestyle=":", label=f"chosen: {share:.0%}"
     )
-
-
-def _legend(axes: Axes) -> None:
-    """Above the axes on the right, where no data can lie."""
-    axes.legend(
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-        borderaxespad=0.2,
-    )
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    """Below the axes, a line per curve: long labels never lie upon data."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=9)
-
-
-def _from_zero(axes: Axes) -> None:
-    """The axis of amounts holds zero, and where all is zero stands still from 0 to 1."""
-    low, high = axes.dataLim.intervaly
-    flat = low == high == 0
-    axes.set_ylim(0 if low >= 0 else low * 1.05, 1 if flat else max(0, high) * 1.05)
-    _number_axis(axes)
-
-
-def _number_axis(axes: Axes) -> None:
-    axes.yaxis.set_major_formatter(lambda value, _: _compact(value))
-
-
-def _compact(value: float) -> str:
-    """A number for an axis: 1,250 or 2.5M."""
-    for size, letter in ((1e9, "B"), (1e6, "M")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:,.0f}" if abs(value) >= 10 or value == round(value) else f"{value:.2g}"
-
-
-def _plain(text: str) -> str:
-    """A dollar sign is a dollar sign, not the start of a formula."""
-    return text.replace("$", r"\$")
-
-
-def _percent(share: float) -> str:
-    return "undefined" if math.isnan(share) else f"{100 * share:+.1f} %"
-
-
-def _count(n: float) -> str:
-    return f"{n:,.0f} customers"
+    for name, label, style in (
+        ("expected", "expected", STYLES[1]),
+        ("realised", "as it would have come", STYLES[0]),
+    ):
+        look = {**styled(style), "markevery": 10, "label": label}
+        axes.plot(100 * curve["share"], curve[name], zorder=3, **look)
+    frame(axes, title or "Profit of a campaign against churn")
+    words(axes, "customers contacted, most to lose first (%)", f"profit ({currency})")
+    axes.set_xlim(0, 100)
+    from_zero(axes)
+    note(axes, count(float(curve["customers"].iloc[-1])))
+    legend_below(figure, axes)
+    return figure

@@ -7,24 +7,28 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
 from features import tables
-from features.errors import InputError
+from features.catalogue import feature_hash
+from features.errors import ClvError, InputError
 from features.settings import Settings
 from features.settings import load as load_settings
 from features.spine import DAY, instant, text
 from features.store import Store
 from features.tables import Ingested
-from training import bundle, plots, registry
-from training.backtest import Judgement, backtest, latest_test
+from training import backtest as backtesting
+from training import bundle, card, gate, pages, plots, registry, sections
 from training.fitting import Progress, fit
+from training.gate import Verdict
+from training.judgement import Judgement
 from training.model import Model, golden_rows
 from training.registry import Dataset, Version
+from training.tuning import Tuned, tune
 
 __all__ = ["Data", "Trained", "as_of_in", "find_settings", "read", "settings_file", "train"]
 
@@ -41,8 +45,10 @@ class Trained:
     version: Version
     model: Model
     test: Judgement | None  # None where history is too short for any
+    verdict: Verdict | None  # of the gate, on that test
     ingested: Ingested
     seconds: float
+    tuned: Tuned | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -57,6 +63,8 @@ class Trained:
             "churn": self.model.settings.business.churn,
             "fingerprint": self.ingested.fingerprint,
             "test": self.test.as_dict() if self.test else None,
+            "tuned": self.tuned.as_dict() if self.tuned else None,
+            "gate": self.verdict.as_dict() if self.verdict else None,
             "seconds": round(self.seconds, 1),
         }
 
@@ -122,6 +130,7 @@ def train(
     horizons: Sequence[int] | None = None,
     settings: Settings | None = None,
     seed: int = 0,
+    trials: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Trained:
@@ -132,6 +141,7 @@ def train(
     data : a folder, a file of orders, a database URL, or pandas frames (orders, or by table name).
     as_of : ISO date or time; by default the end of the data.
     horizons : months that the predictions carry, 1 to 24.
+    trials : settings of the trees to search, before the out-of-time test; see `training.tuning`.
     workers : threads; by default one per processor.
 
     Raises
@@ -154,12 +164,15 @@ def train(
         moment = as_of_in(store, as_of, settings)
         known_until = min(moment, store.coverage_end)
         longest = max(settings.horizons.months)
-        test = _test(store, known_until, longest, settings, seed, workers, progress)
-        fitted = fit(
-            store, known_until, longest, settings, seed=seed, workers=workers, progress=progress
-        )
-        version = _register(fitted.model, test, ingested, seed, started, progress)
-    return Trained(version, fitted.model, test, ingested, time.time() - started)
+        how: dict[str, Any] = {"seed": seed, "workers": workers, "progress": progress}
+        tuned = tune(store, known_until, longest, settings, trials, **how) if trials else None
+        settings = tuned.settings if tuned else settings
+        test, verdict = _tested(store.until(known_until), known_until, longest, settings, how)
+        past = (test.said, *test.rehearsals) if test else ()
+        fitted = fit(store, known_until, longest, settings, rehearsals=past, **how)
+        version = _register(fitted.model, test, verdict, ingested, seed, started, progress, tuned)
+    seconds = time.time() - started
+    return Trained(version, fitted.model, test, verdict, ingested, seconds, tuned)
 
 
 def with_horizons(settings: Settings, horizons: Sequence[int]) -> Settings:
@@ -172,31 +185,68 @@ def with_horizons(settings: Settings, horizons: Sequence[int]) -> Settings:
         raise InputError(f"--horizons {error}. Write them like 12,18,24.") from None
 
 
-def _test(
-    store: Store,
-    known_until: int,
-    longest: int,
-    settings: Settings,
-    seed: int,
-    workers: int,
-    progress: Progress | None,
-) -> Judgement | None:
+def _tested(
+    store: Store, known_until: int, longest: int, settings: Settings, how: Mapping[str, Any]
+) -> tuple[Judgement | None, Verdict | None]:
+    """The out-of-time test and the gate's verdict on it; none where history is too short."""
     zone = settings.business.time_zone
-    place = latest_test(store.first_ts, known_until, longest, zone)
+    place = backtesting.latest_test(store.first_ts, known_until, longest, zone)
     if place is None:
+        return None, None
+    version = registry.champion()
+    champion = _stored(version)
+    name = f"champion {version.number}" if version and champion else None
+    rivals: dict[str, Model] = {}
+    renewal = False
+    if champion and name:
+        same = _recipe(champion.settings) == _recipe(settings)
+        renewal = same and champion.trained_until < known_until
+        if champion.trained_until <= place[0]:
+            rivals[name], renewal = champion, False
+        elif not same:
+            # It has seen the window: what its recipe would have made before it stands in.
+            old = replace(settings, model=champion.settings.model)
+            rivals[name] = fit(store, *place, old, **how).model
+    test = backtesting.backtest(store, *place, settings, rivals=rivals, **how)
+    values, churn = dict(test.values), dict(test.churn)
+    if name and not renewal:
+        values.setdefault(name, test.values[test.ours])
+        churn.setdefault(name, test.churn[test.ours])
+    judged = settings.judgement
+    verdict = gate.judge(
+        test.actual, test.churned, values, churn, test.ours, name, test.baselines,
+        gate.GateRules(metric=judged.metric, margin=judged.margin, bias=judged.bias_band,
+                       ece=judged.ece_band),
+        draws=backtesting.DRAWS, renewal=renewal, first=version is None,
+    )  # fmt: skip
+    return test, verdict
+
+
+def _stored(version: Version | None) -> Model | None:
+    """The champion's model; none where there is none, or it cannot be read by this code."""
+    if version is None:
         return None
-    return backtest(
-        store.until(known_until), *place, settings, seed=seed, workers=workers, progress=progress
-    )
+    try:
+        folder = registry.fetch(version.number)
+        return Model.from_parts(bundle.verify(folder, bundle.key(registry.home()), feature_hash()))
+    except ClvError:
+        return None
+
+
+def _recipe(settings: Settings) -> Any:
+    """What of the settings changes how a model is fitted."""
+    return settings.model, settings.customers, settings.business, max(settings.horizons.months)
 
 
 def _register(
     model: Model,
     test: Judgement | None,
+    verdict: Verdict | None,
     ingested: Ingested,
     seed: int,
     started: float,
     progress: Progress | None,
+    tuned: Tuned | None = None,
 ) -> Version:
     if progress:
         progress("logging to MLflow", 0.0)
@@ -215,9 +265,11 @@ def _register(
             metrics=_metrics(test),
             tags={"churn": model.settings.business.churn, "evidence": model.evidence(
                 model.settings.horizons.months)},
-            artifacts=_pictures(test, model, Path(place)),
+            artifacts=_documents(model, test, verdict, card.Facts.of(ingested, seed), Path(place)),
             datasets=[Dataset("orders", ingested.fingerprint[:36], ", ".join(ingested.files[:3]), {
                 "rows": ingested.rows_kept, "customers": ingested.customers})],
+            verdict=verdict,
+            trials=tuned.trials if tuned else (),
             started=started,
         )  # fmt: skip
     if progress:
@@ -248,6 +300,7 @@ def _params(model: Model, ingested: Ingested, seed: int) -> dict[str, Any]:
         "anchor": model.anchor.as_dict(),
         "currency": model.settings.business.currency,
         "objective": model.settings.model.objective,
+        "trees": asdict(model.settings.model.trees),
     }
 
 
@@ -266,25 +319,18 @@ def _slug(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name.lower()).strip("_")
 
 
-def _pictures(test: Judgement | None, model: Model, place: Path) -> dict[str, Path]:
-    if test is None:
-        return {}
-    ours = next(iter(test.values))
-    months = list(range(1, test.months + 1))
-    currency = model.settings.business.currency
-    figures = {
-        "decile.png": plots.decile_chart(test.actual, test.values[ours], currency=currency),
-        "gain.png": plots.gain_curve(test.actual, test.values),
-        "calibration.png": plots.calibration_plot(test.churned, {ours: test.churn[ours]}),
-        "tracking.png": plots.tracking_plot(
-            months,
-            _steps(test.by_month["predicted"]),
-            _steps(test.by_month["actual"]),
-            currency=currency,
-        ),
-    }
-    return {f"plots/{name}": plots.save(fig, place / name) for name, fig in figures.items()}
-
-
-def _steps(cumulative: Sequence[float]) -> list[float]:
-    return [b - a for a, b in zip([0.0, *cumulative[:-1]], cumulative, strict=True)]
+def _documents(
+    model: Model,
+    test: Judgement | None,
+    verdict: Verdict | None,
+    facts: card.Facts,
+    place: Path,
+) -> dict[str, Path]:
+    """The pictures of the test and the model card, written to `place`, by their path in the run."""
+    drawn = sections.figures(test) if test else {}
+    found = {f"plots/{n}.png": plots.save(fig, place / f"{n}.png") for n, fig in drawn.items()}
+    told = card.document(model, test, verdict, facts, drawn)
+    for name, written in (("card.md", pages.markdown(told)), ("card.html", pages.html(told))):
+        found[name] = place / name
+        found[name].write_text(written, encoding="utf-8", newline="\n")
+    return found

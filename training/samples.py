@@ -18,12 +18,13 @@ from joblib import Parallel, delayed
 from features.behaviour import Rows, build
 from features.catalogue import Catalogue
 from features.errors import InputError
-from features.spine import DAY, Cutoffs, add_months, months_between, text
+from features.spine import Cutoffs, add_months, months_between, text
 from features.store import Bucket, Store
 from training import labels
 from training.anchor import History
+from training.season import FLAT, Season
 
-__all__ = ["Origin", "Samples", "chosen", "collect", "each_bucket", "gather", "plan", "weeks_ahead"]
+__all__ = ["Origin", "Samples", "chosen", "collect", "each_bucket", "gather", "plan"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -73,11 +74,6 @@ def plan(first_ts: int, known_until: int, longest: int, zone: str, most: int) ->
     for origin in found:
         labels.require_ripe(origin.cutoff, origin.months, known_until, zone)
     return tuple(found)
-
-
-def weeks_ahead(cutoff: int, months: int, zone: str) -> float:
-    """Length of ``[cutoff, cutoff + months)`` in weeks."""
-    return (add_months(cutoff, months, zone) - cutoff) / DAY / 7.0
 
 
 @dataclass(frozen=True)
@@ -164,11 +160,12 @@ def collect(
     share: float,
     workers: int = 1,
     tick: Callable[[], None] | None = None,
+    season: Season = FLAT,
 ) -> Samples:
     """Features and labels at every origin for a `share` of the customers, chosen by their id."""
 
     def one(bucket: Bucket) -> _Part:
-        return _bucket(bucket, catalogue, origins, known_until, zone, share)
+        return _bucket(bucket, catalogue, origins, known_until, zone, share, season)
 
     parts = each_bucket(store, one, workers, tick)
     ids = np.concatenate([part.ids for part in parts])
@@ -184,6 +181,7 @@ def _bucket(
     known_until: int,
     zone: str,
     share: float,
+    season: Season,
 ) -> _Part:
     cutoffs = Cutoffs.at([origin.cutoff for origin in origins], zone)
     rows = build(bucket, cutoffs, catalogue)
@@ -201,8 +199,8 @@ def _bucket(
         out[0][here], out[1][here] = found.gross[here], found.refunds[here]
         out[2][here] = found.churned[here]
     samples = Samples(
-        rows.values, History.of(rows), out[0], out[1], out[2], months, rows.cut,
-        _digest(bucket)[rows.who] % 5,
+        rows.values, History.of(rows, season, cutoffs.days[rows.cut]), out[0], out[1], out[2],
+        months, rows.cut, _digest(bucket)[rows.who] % 5,
     )  # fmt: skip
     return _Part(bucket.ids[rows.who], samples)
 

@@ -53,6 +53,7 @@ else:
     import fcntl
 
 EXPERIMENT = "clv"
+MODEL = "clv"  # the registered model
 PATIENCE = 45.0  # seconds that a locked database or another process is waited for
 HOST, PID = "clv.host", "clv.pid"  # tags of a run: the process that writes it
 LOCKED = "database is locked"

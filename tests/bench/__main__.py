@@ -1,7 +1,7 @@
 """The figures we hold ourselves to, printed: ``python -m tests.bench [NAME ...]``.
 
 Apart from the tests: nothing here asserts a time. `CLV_DATA` names the folder of the real data
-sets (cdnow.parquet, online_retail_ii_quarter.parquet); without it those two are passed over.
+sets (cdnow.parquet, online_retail_ii_quarter.parquet); without it their benches are passed over.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from tests.bench import accuracy, speed
+from tests.bench import accuracy, events, reasons, speed, trust
 
 BENCHES: dict[str, Callable[[], None]] = {
     "cdnow": accuracy.cdnow,
     "retail": accuracy.retail,
     "bench-shop": accuracy.bench_shop,
+    "events": events.worth,
+    "reasons": reasons.cdnow,
+    "small-shop": trust.small,
+    "totals": trust.totals,
     "features": speed.features,
     "one-customer": speed.one_customer,
     "features-command": speed.features_command,

@@ -14,7 +14,7 @@ from features.settings import Business, Settings
 from features.simulate import BENCH_AS_OF, bench, write
 from features.spine import instant
 from serving import words
-from training import leaderboard, scores
+from training import leaderboard, metrics
 from training.backtest import OURS, Judgement, backtest
 from training.fitting import fit
 from training.run import find_settings, read, with_horizons
@@ -62,8 +62,8 @@ def retail() -> None:
     _show(test)
     small = np.argsort(-test.actual)[5:]
     for name, values in test.values.items():
-        whole = scores.value_metrics(test.actual, values)["rmse"]
-        rest = scores.value_metrics(test.actual[small], values[small])["rmse"]
+        whole = metrics.value_metrics(test.actual, values)["rmse"]
+        rest = metrics.value_metrics(test.actual[small], values[small])["rmse"]
         print(f"rmse of {name}: {whole:.1f}, without the five largest customers {rest:.1f}")
 
 
@@ -84,8 +84,8 @@ def bench_shop(customers: int = 30_000, seed: int = 0) -> None:
     expected = known["expected_revenue"].to_numpy(float)
     actual = labels[23].net
     gross = found.gross[:, 23]
-    ours = scores.value_metrics(actual, gross)["normalised_gini"]
-    own = scores.value_metrics(actual, expected)["normalised_gini"]
+    ours = metrics.value_metrics(actual, gross)["normalised_gini"]
+    own = metrics.value_metrics(actual, expected)["normalised_gini"]
     none = np.abs(found.churn[:, 1] - known["p_no_order"].to_numpy(float)).mean()
     print(f"{OURS}, {customers:,} customers: distance to the expectation "
           f"{np.abs(gross - expected).mean() / expected.mean():.2%} of the mean value (wanted 10 %)"
