@@ -175,13 +175,21 @@ def write(frame: pd.DataFrame, out: Path) -> None:
         Another ending, or a place that cannot be written.
     """
     require_writable(out, KINDS)
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = _typed(pa.Table.from_pandas(frame, preserve_index=False))
     with replacing(out) as temporary:
         if out.suffix == ".csv":
             # Every text is quoted, so that no line break in an id starts a row.
             pa_csv.write_csv(table, temporary, pa_csv.WriteOptions(quoting_style="needed"))
         else:
             pq.write_table(table, temporary, compression="zstd")
+
+
+def _typed(table: pa.Table) -> pa.Table:
+    """A column in which nobody has anything is text all the same, for whoever reads it by type."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_null(field.type):
+            table = table.set_column(i, field.name, table.column(i).cast(pa.string()))
+    return table
 
 
 def require_writable(out: Path, kinds: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import typer.main
 from conftest import CANARY, ODD_IDS, Ran, Trained, clv, new_home, use_home
@@ -222,6 +223,15 @@ def test_odd_ids_come_back_from_csv_as_they_were(tables: dict[str, Path]) -> Non
     ids = [row["customer_id"] for row in rows_of(tables["one.csv"])]
     assert set(ODD_IDS) <= set(ids)
     assert ids == pd.read_parquet(tables["one.parquet"])["customer_id"].to_list()
+
+
+def test_a_column_in_which_nobody_has_anything_is_text(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"customer_id": ["a", "b"], "next_order_on": [None, None]})
+    batch.write(frame, tmp_path / "p.parquet")
+    kind = str(pq.read_schema(tmp_path / "p.parquet").field("next_order_on").type)
+    assert kind in ("string", "large_string")
+    batch.write(frame, tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text().splitlines()[1:] == ['"a",', '"b",']
 
 
 def test_csv_and_parquet_hold_the_same_numbers(tables: dict[str, Path]) -> None:
