@@ -128,3 +128,19 @@ def test_a_history_of_a_year_and_a_quarter_tells_seasons(months, seasons):
     assert Anchor.from_dict(anchor.as_dict()) == anchor
     if seasons:
         assert np.corrcoef(anchor.season.index, KNOWN.index)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("months", [14, 16])
+def test_a_level_is_learned_only_where_seasons_are_known(months):
+    store = fitted.store()
+    known = add_months(store.first_ts, months, fitted.ZONE)
+    model = fit(store, known, 3, fitted.settings(model={"origins": 2})).model
+    assert model.members
+    assert model.longest == 3
+    rows = fitted.rows(model, known)
+    ahead = model.anchor.season.ahead(known, 3, fitted.ZONE)
+    forecast = model.anchor.forecast(model.history(rows, known), [ahead])
+    total = model.predict(rows, known, [3]).gross[:, 2].sum()
+    levelled = total == pytest.approx(forecast.value[:, 0].sum(), rel=1e-9)
+    assert bool(levelled) is (months < 15)
+    assert (model.levels == (0.0, 0.0)) is (months >= 15)

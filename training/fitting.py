@@ -100,8 +100,10 @@ def fit(
         progress("fitting the corrections", 0.0)
     model = ready.bare.corrected(ready.samples, ready.catalogue.names, seed)
     model = model.rehearsed(rehearsals, seed)
-    if model.members and model.longest < longest:
-        zone = settings.business.time_zone
+    zone = settings.business.time_zone
+    # Where seasons are not known, a level that was learned may be one of them.
+    short = months_between(store.first_ts, known_until, zone) < LEAST_MONTHS
+    if model.members and (short or model.longest < longest):
         now, _ = gather(store, ready.catalogue, known_until, zone, ready.share, (), workers)
         model = model.levelled(now, known_until, longest)
     if with_prospects:
