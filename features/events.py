@@ -8,7 +8,6 @@ how far the orders cover, and writes each bucket sorted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +136,7 @@ def _scan(
         [(f"c{i}", pa.string()) for i in range(len(sheet.columns))]
         + [("line", pa.int64()), ("bad", pa.string())]
     )
-    reader = pa.RecordBatchReader.from_batches(schema, _watched(sheet.batches, fault))
+    reader = pa.RecordBatchReader.from_batches(schema, foreign.watched(sheet.batches, fault))
     con.register("event_rows", reader)
     query = _query(at, sheet, Pass(settings, aliases=aliases))
     try:
@@ -151,14 +150,6 @@ def _scan(
     finally:
         with suppress(duckdb.Error):
             con.unregister("event_rows")
-
-
-def _watched(batches: Iterator[pa.RecordBatch], fault: list[BaseException]) -> Iterator[Any]:
-    try:
-        yield from batches
-    except Exception as error:
-        fault.append(error)
-        raise
 
 
 def _places(sheet: Sheet, settings: Settings, name: str) -> dict[str, int]:

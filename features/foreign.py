@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,7 @@ __all__ = [
     "row",
     "send",
     "text_query",
+    "watched",
 ]
 
 MEMORY = 4 << 30  # bytes of address space of the child
@@ -33,6 +35,17 @@ BATCH = 65_536  # rows
 ROWS_PER_BYTE = 2_000  # beyond it a Parquet file is a bomb
 FREE_ROWS = 5_000_000
 THREADED = 16 << 20  # bytes; a smaller file is not worth a second thread
+
+
+def watched(
+    source: Iterator[pa.RecordBatch], fault: list[BaseException]
+) -> Iterator[pa.RecordBatch]:
+    """DuckDB wraps an error of its source in its own: keep the first in `fault`."""
+    try:
+        yield from source
+    except Exception as error:
+        fault.append(error)
+        raise
 
 
 def quoted(name: str) -> str:

@@ -170,7 +170,7 @@ def _scan(
         [(f"c{i}", pa.string()) for i in range(len(sheet.columns))]
         + [("line", pa.int64()), ("bad", pa.string()), ("file", pa.int32())]
     )
-    reader = pa.RecordBatchReader.from_batches(schema, _watched(batches, fault))
+    reader = pa.RecordBatchReader.from_batches(schema, foreign.watched(batches, fault))
     con.register("stream", reader)
     query = normalised(reading, len(sheet.columns), about(work.buckets, reading))
     sink = Sink(work, number)
@@ -185,17 +185,6 @@ def _scan(
     finally:
         sink.close()
         con.unregister("stream")
-
-
-def _watched(
-    batches: Iterator[pa.RecordBatch], fault: list[BaseException]
-) -> Iterator[pa.RecordBatch]:
-    """DuckDB wraps an error of its source in its own: keep the first."""
-    try:
-        yield from batches
-    except Exception as error:
-        fault.append(error)
-        raise
 
 
 @dataclass(frozen=True)
