@@ -185,9 +185,11 @@ class _Case:
             names = [metric for metric in metrics if is_churn([metric]) == churn]
             happened, predicted = self.of(names[0]) if names else (self.actual, {})
             if ours in predicted and theirs in predicted:
-                both = predicted[ours], predicted[theirs]
-                told = paired(happened, *both, names, draws=self.draws, seed=self.seed)
-                found |= dict(zip(names, told, strict=True))
+                told = paired(
+                    happened, predicted[ours], [predicted[theirs]], names, draws=self.draws,
+                    seed=self.seed,
+                )  # fmt: skip
+                found |= dict(zip(names, told[0], strict=True))
         return found
 
     def same(self, ours: str, theirs: str) -> bool:

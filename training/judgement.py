@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -68,11 +69,15 @@ class Judgement:
         """One row per model, all metrics."""
         return leaderboard.leaderboard(self.actual, self.values, self.churned, self.churn)
 
-    def intervals(self) -> dict[str, tuple[float, float, float]]:
-        """Our metrics with their 95 % bootstrap intervals."""
+    @cached_property
+    def _intervals(self) -> dict[str, tuple[float, float, float]]:
         found = bootstraps(self.actual, self.values[self.ours], VALUE_INTERVALS, draws=DRAWS)
         found |= bootstraps(self.churned, self.churn[self.ours], CHURN_INTERVALS, draws=DRAWS)
         return {name: (one.value, one.low, one.high) for name, one in found.items()}
+
+    def intervals(self) -> dict[str, tuple[float, float, float]]:
+        """Our metrics with their 95 % bootstrap intervals, worked out once."""
+        return self._intervals
 
     def calibration(self) -> dict[str, dict[str, float]]:
         """Expected calibration error and Brier score of churn before and after calibration."""

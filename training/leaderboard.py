@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -66,14 +65,16 @@ def compare(
     """
     if ours not in predictions:
         raise InputError(f"Our model must be among {', '.join(predictions)}. Got {ours!r}.")
-    found = []
-    for model in [name for name in predictions if name != ours]:
-        both = (predictions[ours], predictions[model])
-        told = paired(actual, *both, metrics, draws=draws, seed=seed)
-        for i, (metric, (own, other, gap)) in enumerate(zip(metrics, told, strict=True)):
-            found.append((i, metric, model, own, other, *gap, verdict(metric, gap)))
+    others = [name for name in predictions if name != ours]
+    theirs = [predictions[name] for name in others]
+    told = paired(actual, predictions[ours], theirs, metrics, draws=draws, seed=seed)
+    found = [
+        (metric, model, own, other, *gap, verdict(metric, gap))
+        for i, metric in enumerate(metrics)
+        for model, (own, other, gap) in zip(others, [each[i] for each in told], strict=True)
+    ]
     names = ["metric", "model", "ours", "theirs", "difference", "low", "high", "verdict"]
-    return pd.DataFrame([row[1:] for row in sorted(found, key=itemgetter(0))], columns=names)
+    return pd.DataFrame(found, columns=names)
 
 
 def format_table(frame: pd.DataFrame, width: int = 96) -> str:

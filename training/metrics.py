@@ -1,9 +1,10 @@
 """How good are predictions: metrics of value and churn, and the tables behind the pictures.
 
-Every metric is a function of rows and their weights. With weights of one it is the metric itself;
-with the counts of a resample it is the metric of the resampled rows. Rows with equal predictions
-are treated as if their order were drawn at random and the outcome averaged, in closed form, and
-all rows are first put into one canonical order: no figure depends on the order of its input.
+Every metric is a function of rows and their weights, a `Sample`. With weights of one it is the
+metric itself; with the counts of a resample it is the metric of the resampled rows. Rows with equal
+predictions are treated as if their order were drawn at random and the outcome averaged, in closed
+form, and all rows are first put into one canonical order: no figure depends on the order of its
+input.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ __all__ = [
     "METRICS",
     "VALUE_METRICS",
     "Floats",
+    "Outcomes",
     "Rows",
+    "Sample",
     "Ties",
     "better",
     "bins_of",
@@ -104,6 +107,16 @@ class Rows:
         return ties_of(self.actual)
 
     @cached_property
+    def error(self) -> Floats:
+        """Distance of each prediction from what came."""
+        return np.abs(self.actual - self.predicted)
+
+    @cached_property
+    def squared(self) -> Floats:
+        """Its square."""
+        return self.error**2
+
+    @cached_property
     def surprise(self) -> Floats:
         """-log of the probability given to what happened."""
         p = np.clip(self.predicted, CLIP, 1 - CLIP)
@@ -128,15 +141,84 @@ def cumulated(ties: Ties, amounts: Floats) -> Floats:
     return sums
 
 
-def _centred(ties: Ties, weights: Floats) -> Floats:
-    """Twice (average rank - mean rank) of each row, highest positive: exact whole numbers."""
-    place = cumulated(ties, weights)
-    centred: Floats = (place[-1] - place[:-1] - place[1:])[ties.step]
-    return centred
+def _centred(place: Floats) -> Floats:
+    """Twice (average rank - mean rank) of each step, highest positive: exact whole numbers."""
+    return place[-1] - place[:-1] - place[1:]
 
 
-def _mean(amounts: Floats, weights: Floats) -> float:
-    return float((weights * amounts).sum() / weights.sum())
+class Outcomes:
+    """What came, with the weights of one resample: the same for every model judged on it."""
+
+    def __init__(self, rows: Rows, weights: Floats) -> None:
+        self.weights = weights
+        self.total = float(weights.sum())
+        self._rows = rows
+
+    @cached_property
+    def amounts(self) -> Floats:
+        """Weighted outcome of each row."""
+        return self.weights * self._rows.actual
+
+    @cached_property
+    def sum(self) -> float:
+        """Sum of the weighted outcomes."""
+        return float(self.amounts.sum())
+
+    @cached_property
+    def size(self) -> float:
+        """Sum of their absolute values."""
+        return float(np.abs(self.amounts).sum())
+
+    @cached_property
+    def _place(self) -> Floats:
+        return cumulated(self._rows.by_actual, self.weights)
+
+    @cached_property
+    def perfect(self) -> float:
+        """The area of the Gini of rows ranked by what came."""
+        value = np.diff(cumulated(self._rows.by_actual, self.amounts))
+        return float((value * _centred(self._place)).sum())
+
+    @cached_property
+    def ranks(self) -> Floats:
+        """Centred rank of each row by what came, times its weight."""
+        return self.weights * _centred(self._place)[self._rows.by_actual.step]
+
+    @cached_property
+    def spread(self) -> float:
+        """Sum of squares of the centred ranks."""
+        return float((np.diff(self._place) * _centred(self._place) ** 2).sum())
+
+
+class Sample:
+    """The rows of one model in one resample; the sums that metrics share are made at most once."""
+
+    def __init__(self, rows: Rows, outcomes: Outcomes) -> None:
+        self.rows, self.outcomes = rows, outcomes
+
+    @classmethod
+    def whole(cls, rows: Rows) -> Sample:
+        """Every row once."""
+        return cls(rows, Outcomes(rows, np.ones(len(rows.actual))))
+
+    @cached_property
+    def place(self) -> Floats:
+        """Customers after 0, 1, 2, ... steps, from the highest prediction downwards."""
+        return cumulated(self.rows.by_prediction, self.outcomes.weights)
+
+    @cached_property
+    def gained(self) -> Floats:
+        """Outcome after as many steps."""
+        return cumulated(self.rows.by_prediction, self.outcomes.amounts)
+
+    @cached_property
+    def promised(self) -> Floats:
+        """Prediction after as many steps."""
+        return cumulated(self.rows.by_prediction, self.outcomes.weights * self.rows.predicted)
+
+    def mean(self, amounts: Floats) -> float:
+        """Weighted mean of one number per row."""
+        return float((self.outcomes.weights * amounts).sum()) / self.outcomes.total
 
 
 def _over(part: float, total: float, size: float) -> float:
@@ -144,106 +226,107 @@ def _over(part: float, total: float, size: float) -> float:
     return float(part / total) if total > ROUNDING * size else math.nan
 
 
-def _bias(rows: Rows, weights: Floats) -> float:
-    actual = weights * rows.actual
-    return _over((weights * rows.predicted).sum(), actual.sum(), np.abs(actual).sum()) - 1
+def _bias(sample: Sample) -> float:
+    came = sample.outcomes
+    return _over((came.weights * sample.rows.predicted).sum(), came.sum, came.size) - 1
 
 
-def _wape(rows: Rows, weights: Floats) -> float:
-    size = (weights * np.abs(rows.actual)).sum()
-    return _over((weights * np.abs(rows.actual - rows.predicted)).sum(), size, size)
+def _wape(sample: Sample) -> float:
+    off = np.abs(sample.rows.actual - sample.rows.predicted)
+    size = sample.outcomes.size
+    return _over((sample.outcomes.weights * off).sum(), size, size)
 
 
-def _gini(rows: Rows, weights: Floats) -> float:
+def _gini(sample: Sample) -> float:
     # The area between gain curve and diagonal is the covariance of value and rank; the total,
     # over which the shares are taken, cancels, so refunds beyond sales do no harm.
-    amounts = weights * rows.actual
-    area = float((amounts * _centred(rows.by_prediction, weights)).sum())
-    perfect = float((amounts * _centred(rows.by_actual, weights)).sum())
+    area = float((np.diff(sample.gained) * _centred(sample.place)).sum())
+    perfect = sample.outcomes.perfect
     return area / perfect if perfect > 0 else math.nan
 
 
-def _spearman(rows: Rows, weights: Floats) -> float:
-    a = _centred(rows.by_actual, weights)
-    p = _centred(rows.by_prediction, weights)
-    spread_a, spread_p = float((weights * a * a).sum()), float((weights * p * p).sum())
+def _spearman(sample: Sample) -> float:
+    centred = _centred(sample.place)
+    spread_a = sample.outcomes.spread
+    spread_p = float((np.diff(sample.place) * centred**2).sum())
     if spread_a == 0 or spread_p == 0:
         return math.nan if spread_a == 0 else 0.0
-    return float((weights * a * p).sum()) / (math.sqrt(spread_a) * math.sqrt(spread_p))
+    both = float((sample.outcomes.ranks * centred[sample.rows.by_prediction.step]).sum())
+    return both / (math.sqrt(spread_a) * math.sqrt(spread_p))
 
 
-def _deciles(rows: Rows, weights: Floats) -> tuple[Floats, Floats]:
+def _deciles(sample: Sample) -> tuple[Floats, Floats]:
     """Mean prediction and mean actual value per tenth of the customers, highest first."""
-    place = cumulated(rows.by_prediction, weights)
+    place = sample.place
     edges = place[-1] * np.arange(BINS + 1) / BINS
-    sums = [cumulated(rows.by_prediction, weights * x) for x in (rows.predicted, rows.actual)]
+    sums = (sample.promised, sample.gained)
     means = [np.diff(np.interp(edges, place, x)) * BINS / place[-1] for x in sums]
     return means[0], means[1]
 
 
-def _decile_mape(rows: Rows, weights: Floats) -> float:
-    predicted, actual = _deciles(rows, weights)
-    earning = actual > ROUNDING * _mean(np.abs(rows.actual), weights)
+def _decile_mape(sample: Sample) -> float:
+    predicted, actual = _deciles(sample)
+    earning = actual > ROUNDING * sample.outcomes.size / sample.outcomes.total
     off = np.abs(predicted - actual)[earning] / actual[earning]
     return float(off.mean()) if len(off) else math.nan
 
 
-def _capture(rows: Rows, weights: Floats, percent: float) -> float:
-    place = cumulated(rows.by_prediction, weights)
-    amounts = weights * rows.actual
-    value = cumulated(rows.by_prediction, amounts)
-    part = float(np.interp(place[-1] * percent / 100, place, value))
-    return _over(part, value[-1], np.abs(amounts).sum())
+def _capture(sample: Sample, percent: float) -> float:
+    part = float(np.interp(sample.place[-1] * percent / 100, sample.place, sample.gained))
+    return _over(part, sample.gained[-1], sample.outcomes.size)
 
 
-def _classes(rows: Rows, weights: Floats) -> tuple[Floats, Floats] | None:
+def _classes(sample: Sample) -> tuple[Floats, Floats] | None:
     """Churned and stayed after each step, or None when one class is missing."""
-    churned = cumulated(rows.by_prediction, weights * rows.actual)
-    stayed = cumulated(rows.by_prediction, weights) - churned
+    churned, stayed = sample.gained, sample.place - sample.gained
     return (churned, stayed) if churned[-1] > 0 and stayed[-1] > 0 else None
 
 
-def _auroc(rows: Rows, weights: Floats) -> float:
-    if (found := _classes(rows, weights)) is None:
+def _auroc(sample: Sample) -> float:
+    if (found := _classes(sample)) is None:
         return math.nan
     churned, stayed = found
     twice = float((np.diff(stayed) * (churned[1:] + churned[:-1])).sum())
     return twice / (2 * float(churned[-1]) * float(stayed[-1]))
 
 
-def _average_precision(rows: Rows, weights: Floats) -> float:
-    if (found := _classes(rows, weights)) is None:
+def _average_precision(sample: Sample) -> float:
+    if (found := _classes(sample)) is None:
         return math.nan
-    churned, stayed = found
+    churned = found[0]
     # A resample may hold nobody yet in the first steps: one stands in for that zero.
-    precision = churned[1:] / np.maximum(churned[1:] + stayed[1:], 1)
+    precision = churned[1:] / np.maximum(sample.place[1:], 1)
     return float((np.diff(churned) * precision).sum() / churned[-1])
 
 
-def _lift(rows: Rows, weights: Floats, percent: float) -> float:
-    if _classes(rows, weights) is None:
+def _lift(sample: Sample, percent: float) -> float:
+    if _classes(sample) is None:
         return math.nan
-    return 100 / percent * _capture(rows, weights, percent)
+    return 100 / percent * _capture(sample, percent)
 
 
 def bins_of(ties: Ties, weights: Floats) -> Ints:
     """One of ten bins of equal count for each row, 0 the highest: that of its step's middle."""
-    place = cumulated(ties, weights)
+    return _bins(cumulated(ties, weights))[ties.step]
+
+
+def _bins(place: Floats) -> Ints:
+    """The bin of each step."""
     middle = np.floor_divide(BINS * (place[:-1] + place[1:]), 2 * place[-1])
-    bins: Ints = np.minimum(middle, BINS - 1).astype(np.intp)[ties.step]
+    bins: Ints = np.minimum(middle, BINS - 1).astype(np.intp)
     return bins
 
 
-def _ece(rows: Rows, weights: Floats) -> float:
-    gap = weights * (rows.predicted - rows.actual)
-    per_bin = np.bincount(bins_of(rows.by_prediction, weights), weights=gap, minlength=BINS)
-    return float(np.abs(per_bin).sum() / weights.sum())
+def _ece(sample: Sample) -> float:
+    gap = np.diff(sample.promised - sample.gained)
+    per_bin = np.bincount(_bins(sample.place), weights=gap, minlength=BINS)
+    return float(np.abs(per_bin).sum() / sample.outcomes.total)
 
 
-Metric = Callable[[Rows, Floats], float]
+Metric = Callable[[Sample], float]
 _VALUE: Final[dict[str, Metric]] = {
-    MAE: lambda rows, weights: _mean(np.abs(rows.actual - rows.predicted), weights),
-    RMSE: lambda rows, weights: math.sqrt(_mean((rows.actual - rows.predicted) ** 2, weights)),
+    MAE: lambda sample: sample.mean(sample.rows.error),
+    RMSE: lambda sample: math.sqrt(sample.mean(sample.rows.squared)),
     BIAS: _bias,
     GINI: _gini,
     DECILE_MAPE: _decile_mape,
@@ -257,17 +340,17 @@ _VALUE: Final[dict[str, Metric]] = {
 _CHURN: Final[dict[str, Metric]] = {
     AUROC: _auroc,
     AVERAGE_PRECISION: _average_precision,
-    BRIER: lambda rows, weights: _mean((rows.actual - rows.predicted) ** 2, weights),
-    LOG_LOSS: lambda rows, weights: _mean(rows.surprise, weights),
+    BRIER: lambda sample: sample.mean(sample.rows.squared),
+    LOG_LOSS: lambda sample: sample.mean(sample.rows.surprise),
     ECE: _ece,
     LIFT_5: partial(_lift, percent=5),
     LIFT_10: partial(_lift, percent=10),
     LIFT_20: partial(_lift, percent=20),
-    BASE_RATE: lambda rows, weights: _mean(rows.actual, weights),
+    BASE_RATE: lambda sample: sample.outcomes.sum / sample.outcomes.total,
 }
 METRICS: Final[dict[str, Metric]] = {
     **_VALUE,
-    ABS_BIAS: lambda rows, weights: abs(_bias(rows, weights)),
+    ABS_BIAS: lambda sample: abs(_bias(sample)),
     **_CHURN,
 }
 VALUE_METRICS: Final = tuple(_VALUE)
@@ -319,12 +402,13 @@ def churn_metrics(churned: npt.ArrayLike, probability: npt.ArrayLike) -> dict[st
 def measure(metric: str, actual: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
     """One metric by its name; ``InputError`` as `value_metrics`, or for an unknown name."""
     (rows,) = rows_of(actual, predicted, churn=is_churn([metric]))
-    return METRICS[metric](rows, np.ones(len(rows.actual)))
+    return METRICS[metric](Sample.whole(rows))
 
 
 def _measured(rows: Rows, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    ones = np.ones(len(rows.actual))
-    return {name: metric(rows, ones) for name, metric in metrics.items()} | {N: float(len(ones))}
+    sample = Sample.whole(rows)
+    n = {N: float(len(rows.actual))}
+    return {name: metric(sample) for name, metric in metrics.items()} | n
 
 
 def decile_table(actual: npt.ArrayLike, predicted: npt.ArrayLike) -> pd.DataFrame:
@@ -333,7 +417,7 @@ def decile_table(actual: npt.ArrayLike, predicted: npt.ArrayLike) -> pd.DataFram
     Each decile is exactly a tenth of the customers; one on an edge counts in part on each side.
     """
     rows = rows_of(actual, predicted)[0]
-    means = _deciles(rows, np.ones(len(rows.actual)))
+    means = _deciles(Sample.whole(rows))
     decile = np.arange(1, BINS + 1)
     return pd.DataFrame({"decile": decile, "predicted": means[0], "actual": means[1]})
 
@@ -355,8 +439,8 @@ def gain_points(actual: npt.ArrayLike, predicted: npt.ArrayLike) -> tuple[Floats
     Both start at 0 and end at 1; between corners, which are ends of ties, the curve is straight.
     """
     rows = rows_of(actual, predicted)[0]
-    place = cumulated(rows.by_prediction, np.ones(len(rows.actual)))
-    value = cumulated(rows.by_prediction, rows.actual)
+    sample = Sample.whole(rows)
+    place, value = sample.place, sample.gained
     total = value[-1] if value[-1] > ROUNDING * np.abs(rows.actual).sum() else math.nan
     return place / place[-1], value / total
 

@@ -13,7 +13,9 @@ from features.errors import InputError
 from training.metrics import (
     METRICS,
     Floats,
+    Outcomes,
     Rows,
+    Sample,
     better,
     bins_of,
     check_churn,
@@ -94,31 +96,36 @@ def bootstraps(
 ) -> dict[str, Interval]:
     """`bootstrap` of several metrics, all of value or all of churn, on the same resamples."""
     rows = rows_of(actual, predicted, churn=is_churn(metrics))
-    ones, drawn = np.ones(len(rows[0].actual)), _resampled(rows, metrics, draws, seed)
+    whole, drawn = Sample.whole(rows[0]), _resampled(rows, metrics, draws, seed)
     return {
-        metric: Interval(METRICS[metric](rows[0], ones), *percentiles(drawn[:, 0, i])[1:])
+        metric: Interval(METRICS[metric](whole), *percentiles(drawn[:, 0, i])[1:])
         for i, metric in enumerate(metrics)
     }
 
 
 def paired(
     actual: npt.ArrayLike,
-    a: npt.ArrayLike,
-    b: npt.ArrayLike,
+    ours: npt.ArrayLike,
+    theirs: Sequence[npt.ArrayLike],
     metrics: Sequence[str],
     *,
     draws: int = 500,
     seed: int = 0,
-) -> list[tuple[float, float, Difference]]:
-    """For each metric: that of a and of b on all rows, and a less b on the same resamples."""
-    rows = rows_of(actual, a, b, churn=is_churn(metrics))
-    ones = np.ones(len(rows[0].actual))
+) -> list[list[tuple[float, float, Difference]]]:
+    """Our predictions against several others, all on the same resamples.
+
+    For each of `theirs` and each metric: ours and theirs on all rows, and ours less theirs.
+    """
+    rows = rows_of(actual, ours, *theirs, churn=is_churn(metrics))
+    whole = [[METRICS[metric](Sample.whole(each)) for metric in metrics] for each in rows]
     drawn = _resampled(rows, metrics, draws, seed)
-    found = []
-    for i, metric in enumerate(metrics):
-        one, other = (METRICS[metric](each, ones) for each in rows)
-        found.append((one, other, Difference(*percentiles(drawn[:, 0, i] - drawn[:, 1, i]))))
-    return found
+    return [
+        [
+            (whole[0][i], whole[k][i], Difference(*percentiles(drawn[:, 0, i] - drawn[:, k, i])))
+            for i in range(len(metrics))
+        ]
+        for k in range(1, len(rows))
+    ]
 
 
 def paired_bootstrap(
@@ -131,17 +138,17 @@ def paired_bootstrap(
     seed: int = 0,
 ) -> Difference:
     """metric(a) - metric(b), both on the same resampled customers; see ``bootstrap``."""
-    return paired(actual, a, b, [metric], draws=draws, seed=seed)[0][2]
+    return paired(actual, a, [b], [metric], draws=draws, seed=seed)[0][0][2]
 
 
 def _resampled(rows: Sequence[Rows], metrics: Sequence[str], draws: int, seed: int) -> Floats:
     """Scores of shape (draws, models, metrics): each draw is one resample for all of them."""
-    return np.array(
-        [
-            [[METRICS[metric](model, weights) for metric in metrics] for model in rows]
-            for weights in resamples(len(rows[0].actual), draws, seed)
-        ]
-    )
+    found = []
+    for weights in resamples(len(rows[0].actual), draws, seed):
+        outcomes = Outcomes(rows[0], weights)
+        samples = [Sample(model, outcomes) for model in rows]
+        found.append([[METRICS[metric](sample) for metric in metrics] for sample in samples])
+    return np.array(found)
 
 
 def resamples(n: int, draws: int, seed: int) -> Iterator[Floats]:
