@@ -143,7 +143,8 @@ def cumulated(ties: Ties, amounts: Floats) -> Floats:
 
 def _centred(place: Floats) -> Floats:
     """Twice (average rank - mean rank) of each step, highest positive: exact whole numbers."""
-    return place[-1] - place[:-1] - place[1:]
+    centred: Floats = place[-1] - place[:-1] - place[1:]
+    return centred
 
 
 class Outcomes:
