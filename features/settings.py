@@ -120,8 +120,10 @@ class Trees:
     eta: Number = Field(default=0.1, gt=0, le=1)  # part of each tree that is taken over
     max_depth: Whole = Field(default=3, ge=1, le=12)
     min_child_weight: Number = Field(default=5.0, ge=0, allow_inf_nan=False)  # of a leaf's rows
-    subsample: Number = Field(default=0.8, gt=0, le=1)  # share of rows that a tree sees
-    colsample: Number = Field(default=0.6, gt=0, le=1)  # share of features that a tree sees
+    # Trees of a round at most, whose mean is its step; with many rows two are enough.
+    parallel: Whole = Field(default=4, ge=1, le=16)
+    subsample: Number = Field(default=0.5, gt=0, le=1)  # share of rows that a tree sees
+    colsample: Number = Field(default=0.4, gt=0, le=1)  # share of features that a tree sees
     reg_lambda: Number = Field(default=20.0, ge=0, allow_inf_nan=False)  # pull of leaves to 0
     # Of value's variance over its mean, between Poisson (1) and gamma (2): many zeros, a long
     # right tail.

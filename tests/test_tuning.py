@@ -63,8 +63,8 @@ def test_the_trees_are_what_they_were_without_a_search():
     from training.members import _params
 
     assert _params("value", Trees()) == {
-        "tree_method": "hist", "eta": 0.1, "max_depth": 3, "min_child_weight": 5, "subsample": 0.8,
-        "colsample_bytree": 0.6, "reg_lambda": 20.0, "verbosity": 0,
+        "tree_method": "hist", "eta": 0.1, "max_depth": 3, "min_child_weight": 5, "subsample": 0.5,
+        "colsample_bytree": 0.4, "reg_lambda": 20.0, "verbosity": 0,
         "objective": "reg:tweedie", "tweedie_variance_power": 1.5, "base_score": 1.0,
     }  # fmt: skip
     assert _params("churn", Trees())["objective"] == "binary:logistic"

