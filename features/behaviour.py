@@ -6,8 +6,9 @@ One code path for training, batch and online: a bucket of customers and cutoffs 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = ["Counts", "Rows", "build", "engaged", "learn", "profile"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Texts = Mapping[str, npt.NDArray[np.object_]]
 LEVELS: Final = 16  # a vocabulary keeps the most frequent; the rest is "other"
 
 
@@ -37,8 +39,13 @@ class Counts:
     valued: frozenset[str] = frozenset()  # kinds of which an event carries a value
 
     @classmethod
-    def of(cls, bucket: Bucket, before: int, static: Sequence[str]) -> Counts:
-        """Orders by level, and events by kind, in `bucket` before the instant `before`."""
+    def of(
+        cls, bucket: Bucket, before: int, static: Sequence[str], events_before: int | None = None
+    ) -> Counts:
+        """Orders by level, and events by kind, in `bucket` before the instant `before`.
+
+        Events are counted before an instant of their own where one is given.
+        """
         seen = (bucket.ts < before) & (bucket.columns[:, 1] > 0)
         levels = {}
         for name, codes in (("channel", bucket.channel), ("category", bucket.category)):
@@ -57,7 +64,8 @@ class Counts:
                 levels[name] = Counter(values.tolist())
         if bucket.events is None:
             return cls(levels, numeric)
-        past, names = bucket.events.ts < before, bucket.events.levels
+        until = before if events_before is None else events_before
+        past, names = bucket.events.ts < until, bucket.events.levels
         count = np.bincount(bucket.events.kind[past], minlength=len(names))
         valued = np.unique(bucket.events.kind[past & bucket.events.has_value])
         kinds = Counter({names[i]: int(n) for i, n in enumerate(count) if n})
@@ -111,6 +119,7 @@ class Rows:
     values: Floats
     catalogue: Catalogue
     attributes: pd.DataFrame | None = None  # of the bucket's customers, in the order of `ids`
+    texts: Texts | None = None  # the same, where no frame was made of them
 
     def __len__(self) -> int:
         return len(self.who)
@@ -135,10 +144,12 @@ class Rows:
 
     def column(self, name: str) -> Floats:
         """One feature, (rows,), contiguous."""
-        return np.ascontiguousarray(self.values[:, self.catalogue.names.index(name)])
+        return np.ascontiguousarray(self.values[:, self.catalogue.places[name]])
 
     def attribute(self, name: str) -> list[str]:
         """An attribute of the customers table as text, one per customer; "" where not known."""
+        if self.texts is not None and name in self.texts:
+            return [str(text) for text in self.texts[name]]
         if self.attributes is None or name not in self.attributes:
             raise InputError(
                 f"The customers table must have the column '{name}' that the settings ask for. "
@@ -165,11 +176,10 @@ def build(
         The catalogue reads events, and the bucket comes from data without that table.
     """
     n, k = len(bucket), len(cutoffs)
-    every = np.tile(np.arange(k), n)
-    starts = np.arange(n + 1, dtype=np.int64) * k
-    if pairs is not None:
-        every = pairs[1]
-        starts = np.searchsorted(pairs[0], np.arange(n + 1)).astype(np.int64)
+    if pairs is None:
+        every, starts = np.tile(np.arange(k), n), np.arange(n + 1, dtype=np.int64) * k
+    else:
+        every, starts = pairs[1], np.searchsorted(pairs[0], np.arange(n + 1)).astype(np.int64)
     spine = (starts, cutoffs.times[every], cutoffs.days[every], cutoffs.months[every])
     values, who, place = windows.features_of(
         bucket.starts, bucket.ts, bucket.day, bucket.order, bucket.columns,
@@ -188,9 +198,9 @@ def build(
         values = np.hstack([values, beyond])
     if catalogue.vocabulary.attributes:
         hidden = bucket.acquired[who] >= cutoffs.times[cut]
-        known = profile(bucket.attributes, n, catalogue.vocabulary, who, hidden)
+        known = profile(bucket.attributes, n, catalogue.vocabulary, who, hidden, bucket.texts)
         values = np.hstack([values, known])
-    return Rows(bucket.ids, who, cut, values, catalogue, bucket.attributes)
+    return Rows(bucket.ids, who, cut, values, catalogue, bucket.attributes, bucket.texts)
 
 
 def engaged(events: Events, who: Ints, as_of: Ints, catalogue: Catalogue) -> Floats:
@@ -200,8 +210,7 @@ def engaged(events: Events, who: Ints, as_of: Ints, catalogue: Catalogue) -> Flo
     "behaviour beyond orders". Nothing at or after a row's own instant is seen.
     """
     kinds = catalogue.vocabulary.events
-    place = {kind: slot for slot, kind in enumerate(kinds)}
-    slots = np.array([*(place.get(kind, -1) for kind in events.levels), -1], np.int64)
+    slots = np.array([*(_index(kinds).get(kind, -1) for kind in events.levels), -1], np.int64)
     value = np.where(events.has_value, events.value, windows.NO_VALUE)
     order = np.lexsort((as_of, who))
     found = np.empty((len(who), len(catalogue.event_program.outputs)))
@@ -228,9 +237,14 @@ def _slots(bucket: Bucket, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
 def _placed(codes: Ints, names: list[str], levels: tuple[str, ...]) -> Ints:
     if not levels or not names:
         return np.full(len(codes), -1, np.int64)
-    place = {level: i for i, level in enumerate(levels)}
-    table = np.array([*(place.get(name, len(levels)) for name in names), -1], np.int64)
+    place, other = _index(levels), len(levels)
+    table = np.array([*(place.get(name, other) for name in names), -1], np.int64)
     return table[codes]  # code -1 takes the last entry
+
+
+@lru_cache(maxsize=64)
+def _index(levels: tuple[str, ...]) -> dict[str, int]:
+    return {level: i for i, level in enumerate(levels)}
 
 
 def profile(
@@ -239,23 +253,47 @@ def profile(
     vocabulary: Vocabulary,
     who: Ints,
     hidden: npt.NDArray[np.bool_],
+    texts: Texts | None = None,
 ) -> Floats:
     """Attributes of customers, (rows, attribute features); unknown is NaN, all 0 for text.
 
-    `attributes` has a row per customer, ``who[r]`` is a row's customer. Rows whose customer was
-    acquired at or after the cutoff know nothing yet: `hidden`.
+    `attributes` has a row per customer, or `texts` an entry; ``who[r]`` is a row's
+    customer. Rows whose customer was acquired at or after the cutoff know nothing yet: `hidden`.
     """
     columns: list[Floats] = []
     for name, levels in vocabulary.attributes:
-        given = attributes is not None and name in attributes
-        values = attributes[name] if given else pd.Series([None] * customers)  # type: ignore[index]
+        text = _text(attributes, texts, name, customers)
         if levels is None:
-            numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
+            numbers = _numbers(text, texts is not None)
             columns.append(np.where(hidden | ~np.isfinite(numbers[who]), np.nan, numbers[who]))
             continue
-        known = values.notna().to_numpy() & (values.astype(str) != "").to_numpy()
-        text = values.astype(str).to_numpy()
-        hits = [known & (text == level) for level in levels]
-        rest = known & ~np.logical_or.reduce(hits) if hits else known
-        columns += [np.where(hidden, 0.0, hit[who]) for hit in (*hits, rest)]
+        place, other = _index(levels), len(levels)
+        codes = np.array([place.get(t, other) if t else -1 for t in text.tolist()], np.int64)
+        hits = codes[who][:, None] == np.arange(other + 1)
+        columns += list(np.where(hidden[:, None], 0.0, hits).T)
     return np.column_stack(columns)
+
+
+def _text(
+    attributes: pd.DataFrame | None, texts: Texts | None, name: str, customers: int
+) -> npt.NDArray[np.object_]:
+    """An attribute of each customer as text, empty where not known."""
+    if texts is not None and name in texts:
+        return texts[name]
+    if attributes is None or name not in attributes:
+        return np.full(customers, "", object)
+    values = attributes[name]
+    return np.where(values.notna(), values.astype(str).to_numpy(object), "").astype(object)
+
+
+def _numbers(text: npt.NDArray[np.object_], few: bool) -> Floats:
+    """Numbers in the texts, NaN where there is none."""
+    if few:
+        return np.array([_number(each) for each in text.tolist()])
+    return np.asarray(pd.to_numeric(pd.Series(text), errors="coerce"), np.float64)
+
+
+@lru_cache(maxsize=4096)
+def _number(text: str) -> float:
+    # By the same reader as whole columns, so that a number has the same bits in both.
+    return float(pd.to_numeric(pd.Series([text], dtype=object), errors="coerce").iloc[0])

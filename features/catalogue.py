@@ -365,6 +365,11 @@ class Catalogue:
         return tuple(feature.name for feature in self.features)
 
     @cached_property
+    def places(self) -> dict[str, int]:
+        """The column of each feature."""
+        return {name: i for i, name in enumerate(self.names)}
+
+    @cached_property
     def program(self) -> Program:
         """The formulas over orders, as one register program."""
         return Program.of(self._formulas(events=False), windows.inputs(*self.sizes))

@@ -27,8 +27,7 @@ from features.settings import Settings
 
 __all__ = ["Sheet", "Table", "tables"]
 
-READ = ("orders", "customers", "rates", "aliases", "events")
-OTHER = ("spend", "contacts")
+READ = ("orders", "customers", "rates", "aliases", "events", "spend", "contacts")
 ENDINGS = (".csv", ".csv.gz", ".parquet")
 CHUNK = 50_000  # rows taken from a frame or a database at a time
 
@@ -118,10 +117,9 @@ def _named(root: Path, name: str, settings: Settings) -> Path | None:
 
 def _parts_folder(root: Path) -> Path:
     """`root` itself, when it holds nothing but parts of the orders table."""
-    known = {*READ, *OTHER}
     inside = [entry for entry in sorted(root.iterdir()) if not _aside(entry)]
     data = [entry for entry in inside if entry.name.endswith(ENDINGS)]
-    if not data or any(entry.name.split(".")[0] in known for entry in inside):
+    if not data or any(entry.name.split(".")[0] in READ for entry in inside):
         came = ", ".join(entry.name for entry in inside[:8]) or "an empty folder"
         raise InputError(
             f"The data folder must hold orders.csv, orders.csv.gz, orders.parquet or orders/. Got "
@@ -274,13 +272,13 @@ def _unreadable(child: subprocess.Popen[bytes], name: str) -> InputError:
 
 
 def _frames(data: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
-    unknown = sorted(set(data) - {*READ, *OTHER})
+    unknown = sorted(set(data) - {*READ})
     if unknown or "orders" not in data:
         raise InputError(
             f"Frames must be named {', '.join(READ)} and hold 'orders'. Got "
             f"{', '.join(map(repr, data)) or 'none'}. Rename them."
         )
-    return {name: _frame(name, frame) for name, frame in data.items() if name in READ}
+    return {name: _frame(name, frame) for name, frame in data.items()}
 
 
 def _frame(name: str, frame: pd.DataFrame) -> Table:

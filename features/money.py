@@ -8,11 +8,12 @@ the same way.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from features.settings import Business
+from features.settings import MAX_MONTHS, Business
 
 __all__ = ["Cashflow", "monthly_rate", "yearly_rate"]
 
@@ -51,14 +52,28 @@ class Cashflow:
 
         Summed month by month in order, so that a row's bits do not depend on the others.
         """
-        total = np.zeros(len(cumulative))
-        before = np.zeros(len(cumulative))
-        for m in range(1, months + 1):
-            now = np.ascontiguousarray(cumulative[:, m - 1])
-            total += (now - before) * (self.margin * self.factor(m))
-            before = now
-        return total
+        return np.ascontiguousarray(self.running(cumulative[:, :months])[:, -1])
+
+    def running(self, cumulative: Floats) -> Floats:
+        """Present margin by the end of each month, (rows, months), as `discounted` sums it."""
+        weights = _weights(self)[: cumulative.shape[1]]
+        flows = np.array(cumulative, np.float64, order="C")
+        flows[:, 1:] -= cumulative[:, :-1]
+        flows *= weights
+        # Sums run from left to right; a zero is positive, as 0 plus it would be.
+        return np.asarray(np.cumsum(flows, axis=1) + 0.0)
 
     def retention_cost(self, months: int) -> float:
         """Present cost to keep one customer for `months` months."""
-        return sum(self.retention * self.factor(m) for m in range(1, months + 1))
+        return _to_keep(self, months)
+
+
+@lru_cache(maxsize=1024)
+def _to_keep(flow: Cashflow, months: int) -> float:
+    return sum(flow.retention * flow.factor(m) for m in range(1, months + 1))
+
+
+@lru_cache(maxsize=64)
+def _weights(flow: Cashflow) -> Floats:
+    """What a unit of net revenue of each month is worth now."""
+    return np.array([flow.margin * flow.factor(m) for m in range(1, MAX_MONTHS + 1)])

@@ -22,6 +22,7 @@ __all__ = [
     "Judging",
     "ModelSettings",
     "Orders",
+    "Serving",
     "Settings",
     "Trees",
     "load",
@@ -156,6 +157,31 @@ class Judging:
 
 
 @dataclass(frozen=True, config=CONFIG)
+class Serving:
+    """Where the HTTP service listens and how much it bears; per worker where it counts things."""
+
+    host: str = "127.0.0.1"  # address to listen on; any other than loopback needs tokens
+    port: Whole = Field(default=8080, ge=0, le=65_535)  # 0: any free one
+    workers: Whole = Field(default=1, ge=1, le=64)  # processes
+    model: str = "champion"  # an alias, which is followed, a version number or a folder
+    predictions: str = ""  # a file of clv predict, or latest, to look known customers up in
+    hosts: tuple[str, ...] = ()  # names it answers to; none given: loopback names, or any
+    tokens: Literal["auto", "always"] = "auto"  # auto: not asked for on loopback
+    body_bytes: Whole = Field(default=1_000_000, ge=1_000, le=1_000_000_000)
+    customers: Whole = Field(default=1_000, ge=1)  # in one request
+    orders: Whole = Field(default=10_000, ge=1)  # of one customer
+    lines: Whole = Field(default=100_000, ge=1)  # in one request
+    queue: Whole = Field(default=16, ge=1)  # requests admitted at once; more are told to come back
+    rate: Number = Field(default=0.0, ge=0)  # requests a second of one token or address; 0: any
+    connections: Whole = Field(default=512, ge=8)  # open at once
+    seconds: Number = Field(default=10.0, gt=0)  # for one answer
+    receive_seconds: Number = Field(default=6.0, gt=0)  # for head and body to arrive
+    idle_seconds: Number = Field(default=30.0, gt=0)  # that a connection may be silent
+    drain_seconds: Number = Field(default=20.0, gt=0)  # for what was admitted, when told to stop
+    follow_seconds: Number = Field(default=5.0, gt=0)  # between looks at the champion's alias
+
+
+@dataclass(frozen=True, config=CONFIG)
 class Settings:
     """Everything that can be set, with its default."""
 
@@ -165,14 +191,18 @@ class Settings:
     customers: Customers = field(default_factory=Customers)
     model: ModelSettings = field(default_factory=ModelSettings)
     judgement: Judging = field(default_factory=Judging)
+    serving: Serving = field(default_factory=Serving)
     # table -> {contract's column: column in the file}
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
     # table -> file, or table name in the database
     tables: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values that JSON takes."""
-        return dict(TypeAdapter(Settings).dump_python(self, mode="json"))
+        """The settings as plain values that JSON takes, less those of the service.
+
+        They are kept with a model, to which it does not matter where it is asked.
+        """
+        return dict(TypeAdapter(Settings).dump_python(self, mode="json", exclude={"serving"}))
 
 
 def months(value: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import calendar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -66,6 +67,7 @@ def local_day(micros: int, zone: str) -> int:
     return _local(micros, zone).date().toordinal() - date(1970, 1, 1).toordinal()
 
 
+@lru_cache(maxsize=1 << 14)  # asked of the same few moments, bucket after bucket
 def add_months(micros: int, months: int, zone: str) -> int:
     """The instant `months` calendar months later (or earlier), clamped to the month's end.
 

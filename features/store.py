@@ -7,7 +7,7 @@ customer, a 64th of the base or a Spark partition go the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from features.rules import bucket_of, minor_digits
 from features.spine import instant
 from features.tables import Ingested
 
-__all__ = ["ALWAYS", "Bucket", "Events", "Store", "acquired_of"]
+__all__ = ["ALWAYS", "Bucket", "Events", "Store", "acquired_of", "month_of"]
 
 Ints = npt.NDArray[np.int64]
 ALWAYS = np.iinfo(np.int64).min
@@ -130,6 +130,8 @@ class Bucket:
     acquired: Ints  # microseconds UTC, (customers,); ALWAYS where not known
     attributes: pd.DataFrame | None = None  # one row per customer, in the order of `ids`
     events: Events | None = None  # of the same customers; None without a table of events
+    #: Attributes as arrays of text, empty where not known, where no frame was made of them.
+    texts: Mapping[str, npt.NDArray[np.object_]] | None = None
 
     @classmethod
     def of(
@@ -153,7 +155,7 @@ class Bucket:
         category, categories = _codes(lines["category"])
         channel, channels = _codes(lines["channel"])
         columns = windows.event_columns(
-            starts, day, _month(day), amount, order, product, category,
+            starts, day, month_of(day), amount, order, product, category,
             _ints(lines["quantity"]), _ints(lines["discount"]), _ints(lines["cost"]),
             np.array([n_orders, len(products), len(categories)], np.int64), unit,
         )  # fmt: skip
@@ -181,6 +183,7 @@ class Bucket:
             self.acquired[first:last],
             None if self.attributes is None else self.attributes.iloc[first:last],
             None if self.events is None else self.events.take(first, last),
+            self.texts and {name: text[first:last] for name, text in self.texts.items()},
         )  # fmt: skip
 
 
@@ -226,7 +229,8 @@ def acquired_of(attributes: pd.DataFrame | None, customers: int, zone: str) -> I
     return found
 
 
-def _month(day: Ints) -> Ints:
+def month_of(day: Ints) -> Ints:
+    """Number of the month since 1970-01 of days since 1970-01-01."""
     return day.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
 
 
@@ -265,12 +269,17 @@ class Store:
 
     def of_customer(self, customer: str) -> Bucket | None:
         """One customer of a whole store, None if there are no orders; other buckets stay closed."""
-        con = foreign.connect("200MB", 1)
-        place = con.execute(f"SELECT {bucket_of('$1::VARCHAR', self.buckets)}", [customer])
-        bucket = self.bucket(int(place.fetchall()[0][0]))
-        con.close()
+        bucket = self.bucket(self.place(customer))
         here = np.flatnonzero(bucket.ids == customer)
         return bucket.take(int(here[0]), int(here[0]) + 1) if len(here) else None
+
+    def place(self, customer: str) -> int:
+        """Index of the bucket of a whole store where this customer is, if anywhere."""
+        con = foreign.connect("200MB", 1)
+        found = con.execute(f"SELECT {bucket_of('$1::VARCHAR', self.buckets)}", [customer])
+        place = int(found.fetchall()[0][0])
+        con.close()
+        return place
 
     def people(self, index: int) -> Path:
         """Attributes of all customers of one bucket, with or without an order; may not be there."""

@@ -16,6 +16,7 @@ A window of w days before a cutoff is ``[as_of - w x 24 h, as_of)``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import numba as nb
@@ -42,6 +43,8 @@ LIFETIME: Final = ("gap_days", "gap_days_squared", "spend_squared", "spend_whole
 COLUMNS: Final = (*WINDOWED, *LIFETIME)
 #: Window length in days -> how many of the columns are summed over it.
 WINDOWS: Final = {30: 13, 90: 13, 180: 13, 365: 13, 730: 13, 275: 2, 455: 2}
+SPANS: Final = np.array(list(WINDOWS), np.int64) * DAY
+WIDTHS: Final = np.array(list(WINDOWS.values()), np.int64)
 #: Integer facts of a customer at a cutoff. Times are microseconds, days are local days.
 FACTS: Final = (
     "unit", "since_order", "tenure", "since_refund", "span_days", "tenure_days", "last_gap",
@@ -332,6 +335,14 @@ def _features(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915
     return done + fill
 
 
+@lru_cache(maxsize=64)
+def _shapes(channels: int, categories: int) -> tuple[Ints, Ints, int]:
+    """Slots of each group, those of a first order, and the number of integers in all."""
+    groups = np.array(group_sizes(channels, categories), np.int64)
+    firsts = np.array([channels, categories], np.int64)
+    return groups, firsts, len(inputs(channels, categories))
+
+
 def features_of(
     starts: Ints, ts: Ints, day: Ints, order: Ints, columns: Ints, slots: npt.NDArray[np.int32],
     sizes: tuple[int, int], spine: tuple[Ints, Ints, Ints, Ints], unit: int,
@@ -353,16 +364,13 @@ def features_of(
     Values (rows, formulas), the customer's index and the position of the cutoff in the customer's
     own part of the spine, each (rows,), in the order customer, cutoff.
     """
-    channels, categories = sizes
     rows = len(spine[1])
     out = np.empty((rows, len(program.outputs)), np.float64)
     who, which = np.empty(rows, np.int64), np.empty(rows, np.int64)
     done = _features(
         starts, ts, day, order, columns, slots, *spine,
-        np.array(list(WINDOWS), np.int64) * DAY, np.array(list(WINDOWS.values()), np.int64),
-        np.array(group_sizes(channels, categories), np.int64),
-        np.array([channels, categories], np.int64), unit,
-        program.code, program.constants, program.outputs, len(inputs(channels, categories)),
+        SPANS, WIDTHS, *_shapes(*sizes)[:2], unit,
+        program.code, program.constants, program.outputs, _shapes(*sizes)[2],
         out, who, which,
     )  # fmt: skip
     return out[:done], who[:done], which[:done]

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from features.errors import ClvError
-from serving.commands import data, models, predictions
+from serving.commands import data, decisions, lists, models, predictions, service
 
 __all__ = ["app", "main"]
 
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for subject in (data, models, predictions):
+for subject in (data, models, predictions, service, decisions, lists):
     for name, run in subject.COMMANDS.items():
         app.command(name)(run)
 
@@ -40,7 +40,8 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        return code if isinstance(code, int) else 0  # of a command that ended by typer.Exit
     except ClvError as error:
         return _said(str(error), error.exit_code)
     except typer.Exit as stop:

@@ -15,20 +15,25 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+from joblib import Parallel, delayed
 
 from features import people
-from features.behaviour import build
+from features.behaviour import Rows, build
 from features.errors import InputError
 from features.people import People
 from features.spine import Cutoffs, instant, text
-from features.store import Bucket, Store
+from features.store import Store
 from features.tables import Ingested
+from serving import parts
 from serving.loader import Loaded
-from serving.reasons import column
+from serving.parts import Parts
+from serving.progress import counted
+from serving.reasons import How, column
 from training import registry
 from training.fitting import Progress
+from training.model import Model
+from training.reasons import explain, explain_prospects
 from training.run import Data, as_of_in, read
-from training.samples import each_bucket
 from training.waiting import each_people
 
 __all__ = ["KINDS", "Scored", "keep", "replacing", "require_writable", "score", "write"]
@@ -85,9 +90,11 @@ def score(
     with read(data, settings, progress) as (store, ingested):
         moment = as_of_in(store, as_of, settings, allow_gap)
         cores = workers or os.cpu_count() or 1
-        frame, given = _all(loaded, store, moment, months, cores, progress, reasons)
+        with parts.kept(store, loaded.model, loaded.version, moment, months, reasons) as some:
+            frame = _all(loaded, store, moment, months, cores, progress, reasons, some)
+            given = some.names()
         if prospects:
-            frame = _sorted([frame, *_waiting(loaded, store, moment, months, cores)])
+            frame = _sorted([frame, *_waiting(loaded, store, moment, months, cores, reasons)])
     if frame.empty:
         raise InputError(
             f"Somebody must have an order before {text(moment, zone)}. Nobody has. "
@@ -107,34 +114,48 @@ def _all(
     months: tuple[int, ...],
     workers: int,
     progress: Progress | None,
-    reasons: int = 0,
-) -> tuple[pd.DataFrame, set[str]]:
-    """The table, and the attributes that any of its customers has."""
+    reasons: int,
+    finished: Parts,
+) -> pd.DataFrame:
+    """The table; buckets that an earlier run has finished are not scored again."""
     model = loaded.model
     words = model.catalogue
     cutoffs = Cutoffs.at([as_of], model.settings.business.time_zone)
-    done = [0]
+    done = [0, 0]  # buckets, customers
 
-    def one(bucket: Bucket) -> tuple[pd.DataFrame, set[str]]:
+    def one(index: int) -> None:
+        bucket = store.bucket(index)
         rows = build(bucket, cutoffs, words)
         table = model.table(rows, as_of, months, loaded.version)
-        if reasons:
-            told = column(model, rows, as_of, min(months), reasons)
-            table.insert(len(table.columns) - 1, "reasons", told)  # before the model's version
-        return table, _known(bucket.attributes)
-
-    def tick() -> None:
-        done[0] += 1
+        table = _with_reasons(table, model, rows, as_of, min(months), reasons, explain)
+        finished.put(index, table, sorted(_known(bucket.attributes)))
+        done[0], done[1] = done[0] + 1, done[1] + len(table)
         if progress:
-            progress("scoring", done[0] / store.buckets)
+            counted(progress, "customers", done[1])
+            progress("scoring", done[0] / len(left))
 
-    parts = each_bucket(store, one, workers, tick)
-    frame = _sorted([table for table, _ in parts])
-    return frame, set().union(*(names for _, names in parts))
+    left = [index for index in range(store.buckets) if not finished.done(index)]
+    list(Parallel(n_jobs=workers, prefer="threads")(delayed(one)(index) for index in left))
+    return finished.frame()
+
+
+def _with_reasons(
+    table: pd.DataFrame, model: Model, rows: Rows, as_of: int, months: int, count: int, how: How
+) -> pd.DataFrame:
+    """The table with `count` reasons of the value of `months` before its last column."""
+    if count:
+        told = column(model, rows, as_of, months, count, how) if len(rows) else []
+        table.insert(len(table.columns) - 1, "reasons", told)  # before the model's version
+    return table
 
 
 def _waiting(
-    loaded: Loaded, store: Store, as_of: int, months: tuple[int, ...], workers: int
+    loaded: Loaded,
+    store: Store,
+    as_of: int,
+    months: tuple[int, ...],
+    workers: int,
+    reasons: int = 0,
 ) -> list[pd.DataFrame]:
     """The table of those who have not ordered yet, by bucket."""
     if not people.known(store):
@@ -148,7 +169,8 @@ def _waiting(
 
     def one(some: People) -> pd.DataFrame:
         rows = people.prospects(some, cutoffs, vocabulary)
-        return model.prospect_table(rows, as_of, months, loaded.version)
+        table = model.prospect_table(rows, as_of, months, loaded.version)
+        return _with_reasons(table, model, rows, as_of, min(months), reasons, explain_prospects)
 
     return each_people(store, one, workers)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from features.catalogue import feature_hash
@@ -18,7 +17,7 @@ from training import bundle, registry
 from training.model import Model
 from training.run import Data, settings_file, with_horizons
 
-__all__ = ["Loaded", "load"]
+__all__ = ["Loaded", "is_folder", "load", "open_folder"]
 
 
 @dataclass(frozen=True)
@@ -62,19 +61,19 @@ class Loaded:
     ) -> pd.DataFrame:
         """One row for somebody whom no table knows: the population's answer, ``cold_start``.
 
-        It is that of a prospect of a typical age of whom nothing else is known.
+        It is that of a prospect of a typical age of whom nothing else is known. A model without
+        prospects cannot know what people without an order come to: it answers with the average of
+        all customers as it predicted them when it was trained, and an interval as wide as they
+        differ; for a lead that is too much rather than too little.
 
         Raises
         ------
         InputError
-            The model knows no prospects, or `as_of` or horizons are not as they must be.
+            `as_of` or horizons are not as they must be, or the model is older than such answers.
         """
-        zone = self.model.settings.business.time_zone
-        own = self.model.require_prospects()
-        rows = replace(own.population(), ids=np.array([customer_id], object))
-        some = replace(self.model, prospects=own.uncorrected())
-        moment = instant(as_of, zone)
-        return some.prospect_table(rows, moment, self.months(horizons), self.version)
+        moment = instant(as_of, self.model.settings.business.time_zone)
+        months = self.months(horizons)
+        return self.model.unknown_table(customer_id, moment, months, self.version)
 
     def months(self, horizons: Sequence[int] | None) -> tuple[int, ...]:
         """The horizons asked for, by default those the model was trained to carry."""
@@ -115,16 +114,22 @@ def load(model: str | int | Path = "champion") -> Loaded:
     InputError
         No such version, or the key is missing.
     """
-    if isinstance(model, Path) or _is_folder(str(model)):
-        folder, version = Path(str(model)), ""
-    else:
-        chosen = registry.find(model)
-        folder, version = registry.fetch(chosen.number), str(chosen.number)
+    if isinstance(model, Path) or is_folder(str(model)):
+        return open_folder(Path(str(model)))
+    chosen = registry.find(model)
+    return open_folder(registry.locate(chosen), str(chosen.number))
+
+
+def open_folder(folder: Path, version: str = "") -> Loaded:
+    """The model in a bundle's folder; without `version` it is named after its digest.
+
+    Errors as `load`.
+    """
     parts = bundle.verify(folder, bundle.key(registry.home()), feature_hash())
     version = version or f"bundle-{bundle.digest(folder)[:12]}"
     return Loaded(Model.from_parts(parts), version)
 
 
-def _is_folder(text: str) -> bool:
+def is_folder(text: str) -> bool:
     """A word or number names a version; what exists as a folder or has a slash is one."""
     return "/" in text or "\\" in text or (Path(text).is_dir() and not text.isdigit())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,43 +12,58 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from features import people
 from features.behaviour import Rows, build
+from features.catalogue import Vocabulary
 from features.errors import InputError
+from features.people import People
 from features.rules import minor_digits
 from features.spine import Cutoffs, text
+from features.store import Store
 from serving.loader import Loaded
 from training import phrases
 from training.drivers import Drivers
 from training.drivers import drivers as measured
 from training.fitting import Progress
 from training.model import Model
-from training.reasons import Reasons, explain
+from training.reasons import Reasons, explain, explain_prospects
 from training.run import Data, as_of_in, read
 from training.samples import gather
 
-__all__ = ["Told", "cents", "column", "drivers", "one"]
+__all__ = ["Told", "cents", "column", "drivers", "lines_of", "one"]
 
 #: Decimals of money in the column: enough that its lines add up to 1e-6.
 DECIMALS: Final = 8
 #: Customers that drivers are measured on; of a larger base a share, chosen by their ids.
 DRIVERS_ROWS: Final = 50_000
+How = Callable[[Model, Rows, int, int], Reasons]
 OWN: Final = (phrases.LEVEL, phrases.RETURNED, phrases.PENDING, phrases.COST)
 
 
-def column(model: Model, rows: Rows, as_of: int, months: int, count: int) -> list[str]:
+def column(
+    model: Model, rows: Rows, as_of: int, months: int, count: int, how: How = explain
+) -> list[str]:
     """For each row a JSON list of {feature, money, text} that adds up to ``clv_{months}m``.
 
     First where the explanation starts, then the `count` largest of all other terms, at last
-    everything else in one line.
+    everything else in one line. Rows of prospects take ``explain_prospects`` as `how`.
     """
-    known = explain(model, rows, as_of, months)
+    found = lines_of(model, rows, as_of, months, count, how)
+    return [json.dumps(lines, ensure_ascii=False, allow_nan=False) for lines in found]
+
+
+def lines_of(
+    model: Model, rows: Rows, as_of: int, months: int, count: int, how: How = explain
+) -> list[list[dict[str, Any]]]:
+    """As `column`, not yet written as JSON."""
+    known = how(model, rows, as_of, months)
     currency, total = model.settings.business.currency, known.total
     chosen = known.largest(count)
     found = []
     for i in range(len(rows)):
         lines = [_line(known, i, j, currency) for j in _told(known, i, (0, *chosen[i]))]
         lines.append(_rest(lines, float(total[i])))
-        found.append(json.dumps(lines, ensure_ascii=False, allow_nan=False))
+        found.append(lines)
     return found
 
 
@@ -103,32 +118,66 @@ def one(
 ) -> Told:
     """Prediction and reasons of one customer; `count` features by name, the rest in one line.
 
+    Somebody of the table customers without an order before `as_of` is told as a prospect.
+
     Raises
     ------
     InputError
-        The data hold no such customer with an order before `as_of`, or are not as they must be.
+        The data know nobody of this id before `as_of`, or somebody without an order whom the model
+        cannot tell of; or they are not as they must be.
     """
-    settings = loaded.settings(data, config)
-    zone = settings.business.time_zone
+    settings, model = loaded.settings(data, config), loaded.model
     with read(data, settings, progress) as (store, _):
         moment = as_of_in(store, as_of, settings, allow_gap)
-        model = loaded.model
-        bucket = store.of_customer(customer)
-        rows = build(bucket, Cutoffs.at([moment], zone), model.catalogue) if bucket else None
-    if rows is None or len(rows) == 0:
+        rows, how, table = _customers(loaded, store, customer, moment), explain, model.table
+        if rows is None:
+            rows, how = _prospects(loaded, store, customer, moment), explain_prospects
+            table = model.prospect_table
+    if rows is None:
         raise InputError(
-            f"--customer must be an id of the orders, byte for byte, with an order before "
-            f"{text(moment, zone)}. Got {customer!r}. Mend the id (007 is not 7) or take a later "
-            "--as-of."
+            "--customer must be an id of the orders or of the table customers, byte for byte, that "
+            f"is known before {text(moment, settings.business.time_zone)}. Got {customer!r}. "
+            "Mend the id (007 is not 7) or take a later --as-of."
         )
-    table = model.table(rows, moment, [months], loaded.version)
-    known = explain(model, rows, moment, months)
+    frame = table(rows, moment, [months], loaded.version)
+    known = how(model, rows, moment, months)
     currency = settings.business.currency
-    row = table.astype(object).where(table.notna(), None).to_dict("records")[0]
+    row = frame.astype(object).where(frame.notna(), None).to_dict("records")[0]
     return Told(
         {str(name): value for name, value in row.items()}, months, currency,
         _by_feature(known, count, currency), _by_family(known, currency),
     )  # fmt: skip
+
+
+def _customers(loaded: Loaded, store: Store, customer: str, as_of: int) -> Rows | None:
+    """The row of a customer with an order before `as_of`; None without."""
+    bucket = store.of_customer(customer)
+    if bucket is None:
+        return None
+    cutoffs = Cutoffs.at([as_of], loaded.model.settings.business.time_zone)
+    rows = build(bucket, cutoffs, loaded.model.catalogue)
+    return rows if len(rows) else None
+
+
+def _prospects(loaded: Loaded, store: Store, customer: str, as_of: int) -> Rows | None:
+    """The row of somebody who signed up before `as_of` and has no order before it; else None.
+
+    Raises
+    ------
+    InputError
+        There is such a person, and the model knows no prospects.
+    """
+    if not people.known(store):
+        return None
+    model = loaded.model
+    cutoffs = Cutoffs.at([as_of], model.settings.business.time_zone)
+    words = model.prospects.vocabulary if model.prospects else Vocabulary()
+    rows = people.prospects(People.of(store, store.place(customer)), cutoffs, words)
+    rows = rows.take(rows.ids[rows.who] == customer)
+    if len(rows) == 0:
+        return None
+    model.require_prospects()
+    return rows
 
 
 def _by_feature(known: Reasons, count: int, currency: str) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from training.judgement import Judgement
 from training.model import COLD_START
 from training.newcomers import Early
 from training.run import Trained
+from training.slices import WITH_INTERVAL
 
 __all__ = [
     "backtested", "drivers", "drivers_summary", "early", "explained", "judged", "scored", "summary",
@@ -29,6 +30,8 @@ __all__ = [
 
 VALUE = ("mae", "rmse", "bias", "normalised_gini", "spearman", "decile_mape")
 CAPTURE = ("capture_1", "capture_5", "capture_10", "capture_20")
+PAIRED = ("normalised_gini", "rmse", "abs_bias")
+APART = ("mae", "bias", "normalised_gini", "auroc", "brier", "ece")  # of people who are few
 CHURN = ("auroc", "average_precision", "brier", "log_loss", "ece")
 
 
@@ -43,18 +46,33 @@ def judged(test: Judgement) -> str:
         leaderboard.format_table(board[list(CAPTURE)]),
         "", "Churn (no order)", leaderboard.format_table(board[list(CHURN)]),
         "", _verdicts(test.ours, test.differences),
+        "", leaderboard.format_table(_gaps(test.ours, test.differences), 120),
         "", *_sure(test),
+        "", *_waiting(test),
     ]  # fmt: skip
     return "\n".join(lines)
 
 
+def _waiting(test: Judgement) -> list[str]:
+    """People without an order, judged on their own, or why not."""
+    found = test.prospects
+    if found is None:
+        return [f"No prospects judged: {test.no_prospects}"]
+    told, currency = found.as_dict(), test.model.settings.business.currency
+    return [
+        f"Prospects: {told['people']:,} people without an order at {found.cutoff}, "
+        f"{told['conversions']:,} of them ordered in the {found.months} months after, "
+        f"{told['predicted'][found.ours]:,.0f} {currency} predicted, {told['revenue']:,.0f} came",
+        leaderboard.format_table(found.leaderboard()[list(APART)]),
+    ]
+
+
 def early(read: Early) -> str:
     """Our model beside buy-till-you-die models, some days after customers' first orders."""
-    board = read.leaderboard()
     return "\n".join([
         f"{read.days} days after the first order: {len(read.actual):,} customers who ordered first "
         f"from {read.start} to {read.end}, judged on the {read.months} months after",
-        leaderboard.format_table(board[["mae", "bias", "normalised_gini", "auroc", "brier"]]),
+        leaderboard.format_table(read.leaderboard()[list(APART)]),
     ])  # fmt: skip
 
 
@@ -86,25 +104,46 @@ def _percent(share: float) -> str:
     return "-" if pd.isna(share) else f"{share:.1%}"
 
 
-def backtested(tests: Sequence[Judgement]) -> str:
-    """Several cutoffs: a row of metrics with intervals for each, then the newest in full."""
+def backtested(tests: Sequence[Judgement], one: str | None = None) -> str:
+    """Several cutoffs: a row of metrics with intervals for each, then the newest in full.
+
+    All slices are told of the newest cutoff, or `one` in full of each.
+    """
     rows = []
     for test in tests:
-        found = {name: _ranged(*one) for name, one in test.intervals().items()}
+        found = {name: _ranged(*each) for name, each in test.intervals().items()}
         rows.append({"cutoff": test.cutoff, "n": len(test.actual), **found})
     newest = tests[-1]
-    columns = ["slice", "level", "n", "normalised_gini", "bias", "auroc", "ece"]
+    sliced = [_sliced(test, one) for test in tests] if one else [_by_slice(newest)]
     lines = [
         f"Our model per cutoff, {newest.months} months each, with 95 % intervals",
         leaderboard.format_table(pd.DataFrame(rows), 120),
         "", judged(newest),
-        "", f"By slice, cutoff {newest.cutoff} (small slices are not judged)",
-        leaderboard.format_table(newest.slices[columns]),
+        "", "\n\n".join(sliced),
     ]  # fmt: skip
     return "\n".join(lines)
 
 
+def _by_slice(test: Judgement) -> str:
+    columns = ["slice", "level", "n", "normalised_gini", "bias", "auroc", "ece"]
+    head = f"By slice, cutoff {test.cutoff} (small slices are not judged)"
+    return f"{head}\n{leaderboard.format_table(test.slices[columns])}"
+
+
+def _sliced(test: Judgement, name: str) -> str:
+    """One slice in full; a dash stands for what too few customers leave undefined."""
+    rows = []
+    for row in test.slices[test.slices["slice"] == name].to_dict("records"):
+        ranges = {m: [row[f"{m}{end}"] for end in ("", "_low", "_high")] for m in WITH_INTERVAL}
+        told = {m: _ranged(*found) for m, found in ranges.items()}
+        rows.append({"level": row["level"], "n": row["n"], **told})
+    head = f"By {name}, cutoff {test.cutoff}, with 95 % intervals"
+    return f"{head}\n{leaderboard.format_table(pd.DataFrame(rows), 120)}"
+
+
 def _ranged(value: float, low: float, high: float) -> str:
+    if pd.isna(value):
+        return "-"
     digits = 1 if abs(value) >= 10 else 3
     return f"{value:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
 
@@ -118,6 +157,17 @@ def _verdicts(ours: str, compared: pd.DataFrame) -> str:
             f"worse in {', '.join(by['worse']) or 'nothing'}"
         )
     return "\n".join(lines)
+
+
+def _gaps(ours: str, compared: pd.DataFrame) -> pd.DataFrame:
+    """The paired differences that matter most, each with its 95 % interval, a row per model."""
+    rows = []
+    for model, found in compared.groupby("model", sort=False):
+        by = {row["metric"]: row for row in found.to_dict("records")}
+        gaps = {m: [by[m][end] for end in ("difference", "low", "high")] for m in PAIRED}
+        told = {m: "{:+,.3f} ({:+,.3f} to {:+,.3f})".format(*each) for m, each in gaps.items()}
+        rows.append({f"{ours} less": str(model), **told})
+    return pd.DataFrame(rows)
 
 
 def trained(done: Trained) -> str:
@@ -136,6 +186,8 @@ def trained(done: Trained) -> str:
             f"Tuned: trial {found['chosen']} of {found['trials']} chosen, its losses "
             f"{found['score']:.4f} times those of the settings as they were (trial 0)"
         )
+    if model.no_prospects:
+        lines.append(f"No model of prospects: {model.no_prospects}")
     names = " and ".join(done.version.aliases) or "registered"
     months = settings.horizons.months
     lines.append(
@@ -256,7 +308,7 @@ def _sum(lines: list[dict[str, Any]], currency: str, told: str) -> list[str]:
     money = cents([line["money"] for line in lines], currency)
     # The first is a level, the others are steps from it.
     shown = [f"{money[0]:,.{digits}f}", *(f"{each:+,.{digits}f}" for each in money[1:])]
-    total = f"{sum(money):,.{digits}f}"
+    total = f"{round(sum(money), digits) + 0.0:,.{digits}f}"  # never -0.00
     width = max(map(len, [*shown, total]))
     rows = [
         f"  {text:>{width}}  {lines[i][told]}" for i, text in enumerate(shown) if i == 0 or money[i]
@@ -305,3 +357,34 @@ def _heavy(line: dict[str, Any]) -> str:
 def _direction(line: dict[str, Any]) -> str:
     high, low = line["churn_high"], line["churn_low"]
     return "" if high is None else f" ({high:.0%}, {low:.0%})"
+
+
+def configuration(chosen: dict[str, Any]) -> str:
+    """Every setting of the service and where it comes from, one a line."""
+    told = {
+        key: ", ".join(each["value"]) if isinstance(each["value"], list) else str(each["value"])
+        for key, each in chosen.items()
+    }
+    wide, long = max(map(len, told)), max(map(len, told.values()))
+    return "\n".join(f"{key:<{wide}}  {told[key]:<{long}}  {chosen[key]['from']}" for key in told)
+
+
+def token(made: dict[str, str]) -> str:
+    """A new token, for the only time."""
+    return (
+        f"{made['token']}\n\nThe token of {made['name']}, role {made['role']}, shown this once. "
+        "Send it as:\n  Authorization: Bearer TOKEN"
+    )
+
+
+def tokens(known: list[dict[str, Any]]) -> str:
+    """The tokens there are."""
+    if not known:
+        return "No tokens. Make one by clv token NAME."
+    lines = [
+        f"{each['name']:<20}  {each['role']:<5}  made {each['made']}"
+        + (f", good until {each['until']}" if each["until"] else "")
+        + (" (expired)" if each["expired"] else "")
+        for each in known
+    ]
+    return "\n".join(lines)

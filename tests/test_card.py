@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import fitted
+import numpy as np
 import pytest
 from reading import Page, shown
 
@@ -13,13 +14,19 @@ from features import simulate
 from features.catalogue import feature_hash
 from features.report import Ingested
 from features.rules import RuleCount
+from features.spine import DAY
 from training import card, gate, pages, sections
 from training.card import Facts
+from training.compared import OURS
+from training.drivers import drivers
 from training.gate import Verdict
 from training.judgement import Judgement
 from training.model import Model
+from training.newcomers import Prospects
 from training.pages import Bullets, Document
-from training.season import Season
+from training.population import Population
+from training.samples import gather
+from training.season import FLAT, Season
 
 EXAMPLE = (("orders.csv", 7, "amount", "canary-of-a-customer"),)
 
@@ -101,8 +108,6 @@ def test_what_it_learned_from(page: Page, shipped: Model) -> None:
     for column in (0, 1):
         parts = [int(row[column]) for name, row in families.items() if name != "all"]
         assert sum(parts) == int(families["all"][column])
-    seasons = page.table("Seasons").rows
-    assert list(seasons.values()) == [["0.90"]] * 6 + [["1.10"]] * 6
 
 
 def test_which_figures_belong_to_which_model(page: Page, shipped: Model, test: Judgement) -> None:
@@ -148,6 +153,68 @@ def test_totals_out_of_band_are_said(page: Page, test: Judgement) -> None:
     assert isinstance(said, Bullets)
     assert said.items == tuple(off.warnings())
     assert any(text.startswith("orders 1: predicted total +90%") for text in said.items)
+
+
+def test_seasons_or_why_there_are_none(page: Page, shipped: Model) -> None:
+    assert list(page.table("Seasons").rows.values()) == [["0.90"]] * 6 + [["1.10"]] * 6
+    flat = replace(shipped, anchor=replace(shipped.anchor, season=FLAT))
+    assert "None were found beyond" in card.markdown(flat, None, None, facts())
+    begun = replace(facts().ingested, first_ts=shipped.trained_until - 400 * DAY)
+    young = card.markdown(flat, None, None, replace(facts(), ingested=begun))
+    assert "None: telling them takes 15 months of history." in young
+
+
+def test_which_behaviours_matter(shipped: Model) -> None:
+    store = fitted.hostile()
+    rows, _ = gather(store, shipped.catalogue, shipped.trained_until, "UTC", 1.0)
+    found = drivers(shipped, rows, shipped.trained_until, 12)
+    page = Page.of(card.html(shipped, None, None, replace(facts(), drivers=found)))
+    families = page.table("Families of behaviour").rows
+    assert list(families) == found.families["family"].tolist()
+    for row in found.families.to_dict("records"):
+        shown(families[row["family"]][0], row["weight"])
+    heaviest = page.table("The heaviest behaviours").rows
+    assert len(heaviest) == 12
+    assert next(iter(heaviest)) == found.features["meaning"][0].removeprefix("1 if ")
+    shown(next(iter(heaviest.values()))[2], found.features["churn_high"][0])
+    assert any(f"measured on {len(rows)} customers" in text for text in page.texts)
+    assert "They were not measured." in card.markdown(shipped, None, None, facts())
+
+
+def test_how_many_ordered_again(page: Page, test: Judgement) -> None:
+    rows = page.table("Customers with another order").rows
+    assert len(rows) == test.months
+    for month, row in rows.items():
+        m = int(month) - 1
+        due, came = (test.returned[name][m] for name in ("predicted", "actual"))
+        shown(row[0], round(due))
+        shown(row[1], due / 600)
+        shown(row[2], came)
+    said = test.churn[test.ours]
+    assert test.returned["predicted"][-1] == pytest.approx((1 - said).sum())
+    assert test.returned["actual"][-1] == (test.churned == 0).sum()
+
+
+def test_prospects_or_the_population(shipped: Model, test: Judgement, page: Page) -> None:
+    assert any("not judged: the table customers holds buyers only" in text for text in page.texts)
+    assert any("There is no model of people without an order" in text for text in page.texts)
+    rows, _ = gather(fitted.hostile(), shipped.catalogue, shipped.trained_until, "UTC", 1.0)
+    everybody = shipped.predict(rows, shipped.trained_until, range(1, 25))
+    known = replace(shipped, population=Population.of(everybody, shipped.trained_until))
+    (told,) = (
+        text for text in Page.of(card.html(known, test, None, facts())).texts
+        if text.startswith("Somebody whom no table knows")
+    )  # fmt: skip
+    columns = everybody.columns()
+    shown(told.split(" USD")[0].split("clv_12m ")[1], columns["clv_12m"].mean())
+    actual, none = np.array([0.0, 0.0, 50.0, 30.0]), np.array([1.0, 1.0, 0.0, 0.0])
+    values = {OURS: np.array([1.0, 2.0, 40.0, 20.0]), "average": np.full(4, 20.0)}
+    chances = {OURS: np.array([0.9, 0.8, 0.2, 0.3]), "average": np.full(4, 0.5)}
+    apart = Prospects(12, actual, none, values, chances, "2024-07-01")
+    other = Page.of(card.html(shipped, replace(test, prospects=apart), None, facts()))
+    table = other.table("Prospects: net revenue").rows
+    shown(table[OURS][0], apart.leaderboard().loc[OURS, "bias"])
+    assert any(text.startswith("4 people had signed up before 2024-07-01") for text in other.texts)
 
 
 def test_limits_and_how_to_make_it_again(page: Page, shipped: Model) -> None:

@@ -51,16 +51,29 @@ COMMANDS = {
     "check": ["--as-of", "--strict", "--quarantine", "--json"],
     "features": ["--as-of", "--out", "--labels", "--model", "--dictionary", "--json"],
     "train": ["--as-of", "--horizons", "--config", "--seed", "--tune", "--json"],
-    "backtest": ["--as-of", "--horizon", "--json"],
-    "predict": ["--as-of", "--out", "--model", "--horizons", "--reasons"],
+    "backtest": ["--as-of", "--horizon", "--slice", "--early", "--out", "--json"],
+    "predict": ["--as-of", "--out", "--model", "--horizons", "--reasons", "--prospects"],
     "explain": ["--as-of", "--customer", "--horizon", "--model", "--json"],
     "drivers": ["--as-of", "--horizon", "--model", "--json"],
+    "sample-size": ["--rate", "--lift", "--sd", "--difference", "--power", "--json"],
+    "measure": ["--campaign", "--days", "--outcome", "--by", "--fit-uplift", "--arm", "--control",
+                "--before", "--json"],
+    "plan": ["--predictions", "--budget", "--minimum", "--maximum", "--discount", "--months",
+             "--segment", "--out", "--json"],
+    "target": ["--predictions", "--top", "--budget", "--offer-cost", "--uplift", "--control",
+               "--exclude", "--channel", "--format", "--campaign", "--contacts-out", "--seed",
+               "--out", "--json"],
+    "winback": ["--predictions", "--top", "--budget", "--offer-cost", "--control", "--exclude",
+                "--campaign", "--contacts-out", "--no-test", "--out", "--json"],
     "promote": ["--reason", "--force"],
     "rollback": [],
     "export-model": [],
     "simulate": ["--profile", "--customers", "--years", "--seed"],
     "demo": [],
-}
+    "serve": ["--host", "--port", "--workers", "--model", "--predictions", "--data",
+              "--print-config"],
+    "token": ["--role", "--days", "--revoke", "--json"],
+}  # fmt: skip
 
 
 def columns(*months: int) -> list[str]:
@@ -510,6 +523,10 @@ def test_the_second_training_waits_as_challenger(at_home: Trained) -> None:
     assert (said["horizons"], said["churn"]) == ([3, 12], "no_order")
     assert said["trained_until"] == "2025-07-01"
     assert said["test"]["cutoff"] == "2024-07-01"
+    # Nobody without an order is in these tables, and that is said.
+    assert said["no_prospects"] == said["test"]["no_prospects"]
+    assert said["no_prospects"] == "the table customers holds buyers only"
+    assert said["test"]["prospects"] is None
     found = registry.champion()
     assert found is not None
     assert found.number == 1
@@ -962,7 +979,7 @@ def test_the_demo_does_the_whole_job(
     assert list(rows[0]) == columns(12, 18, 24)
     best = max(rows, key=lambda row: float(row["clv_12m"]))["customer_id"]
     assert best in ran.out.split("most valuable")[1]
-    assert re.search(r"^scoring: done in \d+\.\d s$", ran.err, re.MULTILINE)
+    assert re.search(r"^scoring: done in \d+\.\d s, [\d,]+ customers/s$", ran.err, re.MULTILINE)
 
 
 # Progress

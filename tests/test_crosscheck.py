@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
+import fitted
 import numpy as np
 import pandas as pd
 import pytest
 
 from features.money import Cashflow
 from features.settings import Business
-from tests import fitted
 from training.crosscheck import closed, cross_check
 
 BUSINESS = Business(margin=0.4, discount_rate=0.1, retention_cost=0.5)

@@ -56,7 +56,7 @@ def test_the_fraction_and_the_trapezoid_rule_agree_where_the_fraction_is_sure():
         axis.ravel()
         for axis in np.meshgrid([0.05, 0.6, 3.0], [0.2, 4.0, 500.0], [0.0, 0.3, 8.0, 90.0, 1e5])
     )
-    fraction, sure = integrals._fraction(m, k + 1.0, q)
+    fraction, sure = integrals.fraction(m, k + 1.0, q)
     np.testing.assert_allclose(
         (k / (k + m) * fraction)[sure], integrals._race(k, m, q)[sure], rtol=1e-12
     )
@@ -93,6 +93,7 @@ def test_distinct_rows_give_the_columns_back():
 
 def test_by_distinct_asks_once_for_each_row_in_blocks(monkeypatch):
     monkeypatch.setattr(integrals, "BLOCK", 3)
+    monkeypatch.setattr(integrals, "FEW", 0)
     asked = []
 
     def add(x, y):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +13,7 @@ import fitted
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import clv, few_draws, use_home
+from conftest import clv, few_draws, same_bits, use_home
 
 from features import simulate
 from features.behaviour import build
@@ -25,7 +27,8 @@ from training.baselines import BASELINES
 from training.fitting import fit
 from training.labels import build as labelled
 from training.model import Model
-from training.newcomers import Early, early
+from training.newcomers import Early, early, judge_prospects
+from training.season import Season
 
 CUTOFF = "2025-01-01"
 T = instant(CUTOFF, "UTC")
@@ -103,6 +106,21 @@ def test_an_early_read_against_one_customer_after_the_other():
         assert told["models"][OURS]["mae"] == pytest.approx(mae)
 
 
+def test_many_moments_at_once_give_the_bits_of_each_alone():
+    """One prediction per moment, as a calendar date is asked, against all in one."""
+    bucket = store().bucket(0)
+    cutoffs = Cutoffs.at([add_months(T, m, "UTC") for m in (-3, 0, 1, 7)], "UTC")
+    rows = build(bucket.take(0, 300), cutoffs, model().catalogue)
+    seasonal = replace(model().anchor, season=Season(tuple([0.8] * 6 + [1.2] * 6)))
+    for chosen in (model(), replace(model(), anchor=seasonal)):
+        found = chosen.predict(rows, cutoffs.times[rows.cut], [3, 12])
+        for k, moment in enumerate(cutoffs.times.tolist()):
+            here = rows.cut == k
+            alone = chosen.predict(rows.take(here), moment, [3, 12])
+            for name in ("gross", "orders", "churn", "pending", "pace", "silence"):
+                assert same_bits(getattr(found, name)[here], getattr(alone, name))
+
+
 def test_more_days_tell_more_and_ours_ranks_better():
     now, later = (read.leaderboard().loc[OURS] for read in reads())
     assert later["normalised_gini"] > now["normalised_gini"]
@@ -170,6 +188,11 @@ def test_the_command_reads_early(place: Path, monkeypatch: pytest.MonkeyPatch):
     words = ("backtest", place / "shop", "--as-of", CUTOFF, "--horizon", 12, "--early", "0,30")
     ran = clv(*words, "--json")
     assert ran.code == 0, ran.err
+    # Prospects are judged beside, by the model of prospects alone: rehearsals do not change it.
+    judged = judge_prospects(store(), T, 12, settings(), model=model())
+    assert judged is not None
+    (test,) = ran.json["backtests"]
+    assert (test["prospects"], test["no_prospects"]) == (judged.as_dict(), "")
     (found,) = ran.json["early"]
     assert [read["days"] for read in found] == [0, 30]
     # A backtest calibrates by rehearsals, which the model of `reads` has not; the others are equal.
@@ -207,3 +230,34 @@ def test_the_command_predicts_prospects(place: Path, monkeypatch: pytest.MonkeyP
     assert (plain.json["prospects"], plain.json["evidence"]) == (0, ran.json["evidence"])
     told = words_of.scored(ran.json, place / "all.parquet")
     assert f"{len(waiting)} prospects without an order yet, evidence cold_start" in told
+
+
+def test_prospects_are_explained_and_nobody_unknown(place: Path, monkeypatch: pytest.MonkeyPatch):
+    use_home(monkeypatch, place)
+    about = (place / "shop", "--as-of", CUTOFF, "--model", place / "model")
+    out = place / "reasons.parquet"
+    assert clv("predict", *about, "--out", out, "--prospects", "--reasons", 2).code == 0
+    frame = pd.read_parquet(out)
+    for text, value in zip(frame["reasons"], frame["clv_12m"], strict=True):
+        assert sum(line["money"] for line in json.loads(text)) == pytest.approx(value, abs=1e-6)
+    cold = frame[frame["evidence"] == "cold_start"].set_index("customer_id")
+    name = str(cold["clv_12m"].idxmax())
+    told = clv("explain", *about, "--customer", name, "--json")
+    assert told.code == 0, told.err
+    assert (told.json["evidence"], told.json["clv_12m"]) == ("cold_start", cold["clv_12m"][name])
+    for lines in (told.json["reasons"], told.json["families"]):
+        assert sum(each["money"] for each in lines) == pytest.approx(told.json["clv_12m"], abs=1e-6)
+    shown = clv("explain", *about, "--customer", name).out
+    assert "as people without an order who signed up as long ago usually do" in shown
+    signed = data()["customers"].set_index("customer_id")["acquired_at"]
+    later = str(signed.index[signed > CUTOFF][0])
+    for unknown in ("nobody", later):
+        ran = clv("explain", *about, "--customer", unknown)
+        assert ran.code == 2
+        assert f"Got {unknown!r}. Mend the id (007 is not 7)" in ran.err
+    # The same person, and a model that was trained where nobody signs up.
+    bare = replace(model(), prospects=None, no_prospects="the table customers holds buyers only")
+    bundle.save(bare.parts(), place / "bare", bundle.make_key(place))
+    ran = clv("explain", *about[:-1], place / "bare", "--customer", name)
+    assert ran.code == 2
+    assert "must know prospects. It does not: the table customers holds buyers only" in ran.err

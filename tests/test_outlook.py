@@ -6,15 +6,15 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import fitted
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import same_bits
+from fitted import KNOWN, ZONE
 from scipy.integrate import quad
 
 from features.spine import DAY, add_months, instant, local_day
-from tests import fitted
-from tests.conftest import same_bits
-from tests.fitted import KNOWN, ZONE
 from training.btyd import ParetoNBD
 from training.model import Model
 from training.outlook import MONTH, days, next_order, pace, split

@@ -17,14 +17,16 @@ import pytest
 from conftest import same_bits, use_home
 
 from features import people, simulate
+from features.behaviour import Rows
 from features.catalogue import Vocabulary
 from features.errors import BundleError, InputError
 from features.people import People
 from features.settings import Settings, parse
 from features.spine import Cutoffs, add_months, instant
 from features.store import Store
+from serving import words
 from serving.loader import Loaded, load
-from training import bundle, prospects
+from training import bundle, prospects, run
 from training.bundle import Parts
 from training.fitting import fit
 from training.intervals import Intervals
@@ -32,6 +34,7 @@ from training.labels import ripe
 from training.model import COLD_START, Model
 from training.newcomers import Prospects, judge_prospects
 from training.prospects import ProspectModel
+from training.reasons import Reasons, explain_prospects
 from training.samples import Origin
 from training.scores import calibrated_ece
 from training.waiting import KNOTS, LifeTable, collect, survey
@@ -241,6 +244,25 @@ def test_conversions_are_calibrated_and_ranked_better_than_averages():
     assert told["predicted"].keys() == told["models"].keys()
 
 
+def test_a_test_logs_and_tells_prospects_beside_the_others():
+    found = judged()
+    test = replace(fitted.judged(), prospects=found, no_prospects="")
+    board, metrics = found.leaderboard(), run._metrics(test)
+    assert metrics["prospects/auroc"] == board.loc["anchored boosting", "auroc"]
+    assert metrics["prospects/average_of_the_channel/brier"] == board.iloc[2]["brier"]
+    assert metrics["prospects/n"] == len(found.actual)
+    assert metrics["auroc"] == test.leaderboard().loc["anchored boosting", "auroc"]
+    assert test.as_dict()["prospects"] == found.as_dict()
+    shown = words.judged(test).split("\nProspects: ")[1]
+    people, conversions = len(found.actual), int((found.churned == 0).sum())
+    assert shown.startswith(f"{people} people without an order at {CUTOFF}, {conversions} of them")
+    assert f"{found.actual.sum():,.0f} came" in shown
+    assert all(name in shown for name in board.index)
+    without = words.judged(replace(test, prospects=None, no_prospects="nobody signs up"))
+    assert without.splitlines()[-1] == "No prospects judged: nobody signs up"
+    assert not any(name.startswith("prospects/") for name in run._metrics(fitted.judged()))
+
+
 def test_no_chance_falls_and_no_value_shrinks_with_the_horizon():
     rows = people.prospects(People.of(store(), 0), Cutoffs.at([T], "UTC"), own().vocabulary)
     found = own().predict(rows, T, range(1, 25), model().newcomer)
@@ -399,3 +421,69 @@ def test_somebody_unknown_gets_the_populations_answer():
     contract = replace(settings(), business=replace(settings().business, churn="contract_end"))
     other = Loaded(replace(model(), settings=contract), "7").predict_unknown("x", CUTOFF)
     assert other["inactive_contract_end"].tolist() == [0]
+
+
+# Reasons
+
+
+@cache
+def waiting() -> tuple[Rows, Reasons]:
+    rows = people.prospects(People.of(store(), 0), Cutoffs.at([T], "UTC"), own().vocabulary)
+    return rows, explain_prospects(model(), rows, T, 12)
+
+
+@pytest.mark.parametrize("months", [1, 12, 24])
+def test_the_reasons_of_prospects_add_up(months: int):
+    rows, _ = waiting()
+    for chosen in (model(), replace(model(), prospects=own().uncorrected())):
+        clv = chosen.prospect_table(rows, T, [months], "1")[f"clv_{months}m"].to_numpy()
+        told = explain_prospects(chosen, rows, T, months)
+        by_hand = np.array([math.fsum(row) for row in told.parts])
+        assert np.abs(by_hand - clv).max() < 1e-9 * max(1.0, np.abs(clv).max())
+        assert [term.name for term in told.terms[1:-4]] == list(own().columns)
+
+
+def test_the_reasons_of_prospects_by_hand():
+    """One member after the other: the logit of no order through the months, then the value."""
+    rows, told = waiting()
+    plain, flow = own().uncorrected(), model().newcomer.flow()
+    start = plain.predict(rows, T, [12], model().newcomer).value(12)
+    assert np.allclose(told.parts[:, 0], start, rtol=1e-9)
+    X = np.column_stack([rows.column(name) for name in own().columns])
+    phi, psi = (own().members[kind].contributions(X) for kind in ("value", "churn"))
+    up, odds = (own().members[kind].correction(X) for kind in ("value", "churn"))
+    chance = own().predict(rows, T, [12], model().newcomer, (np.zeros(len(rows)), odds)).value(12)
+    end = chance * np.exp(up)
+    each = (end - start) / np.log(end / start)
+    pull = np.log(chance / start) / odds
+    assert (np.abs(odds) > 0.01).mean() > 0.9
+    far = np.abs(odds) > 0.01
+    wanted = (phi + psi * pull[:, None]) * each[:, None]
+    assert np.allclose(told.parts[far, 1:-4], wanted[far], rtol=1e-5, atol=1e-9)
+    # Whoever has less chance of no order is worth more.
+    assert (pull < 0).all()
+    assert np.allclose(told.parts[:, -1], -flow.retention_cost(12))
+    rows_alone = rows.take(np.arange(len(rows)) == 7)
+    alone = explain_prospects(model(), rows_alone, T, 12)
+    assert same_bits(alone.parts[0], told.parts[7])
+
+
+def test_a_correction_of_nothing_moves_along_the_tangent():
+    rows, _ = waiting()
+    phi = np.zeros((len(rows), len(own().columns)))
+    phi[:, 0], phi[:, 1] = 0.5, -0.5
+
+    class Even:
+        """Two contributions that cancel."""
+
+        def contributions(self, _: np.ndarray) -> np.ndarray:
+            return phi
+
+        def correction(self, _: np.ndarray) -> np.ndarray:
+            return np.zeros(len(rows))
+
+    flat = replace(model(), prospects=replace(own(), members={"churn": Even()}))
+    told = explain_prospects(flat, rows, T, 12)
+    assert (told.parts[:, 1] < 0).all()
+    assert np.allclose(told.parts[:, 1], -told.parts[:, 2])
+    assert np.isfinite(told.parts).all()

@@ -557,7 +557,7 @@ def test_a_loader_module_in_the_store_is_never_run(shop: Path, tmp_path: Path) -
 def test_a_digest_that_is_none_becomes_no_path(digest: str, place: Path) -> None:
     far = registry.Version(1, "", "models:/clv/1", "mlflow-artifacts:/1/models/m-1", digest)
     with pytest.raises(InputError, match="must carry the digest"):
-        registry._folder(far)
+        registry.locate(far)
     assert not place.exists()
 
 

@@ -76,7 +76,15 @@ def test_a_whole_file_comes_back(tmp_path):
 
 def test_every_section_refuses_an_unknown_key_by_name():
     sections = [f.name for f in fields(Settings) if is_dataclass(getattr(Settings(), f.name))]
-    assert sections == ["business", "horizons", "orders", "customers", "model", "judgement"]
+    assert sections == [
+        "business",
+        "horizons",
+        "orders",
+        "customers",
+        "model",
+        "judgement",
+        "serving",
+    ]
     for name in sections:
         words = refused({name: {"colour": 1}})
         assert f"unknown key '{name}.colour'" in words

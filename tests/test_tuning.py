@@ -7,17 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import fitted
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import clv, new_home, use_home
+from fitted import KNOWN, ZONE
 from sklearn.metrics import log_loss, mean_tweedie_deviance
 
 from features.errors import InputError
 from features.settings import Trees, parse
 from features.spine import instant, months_between
-from tests import fitted
-from tests.conftest import clv, new_home, use_home
-from tests.fitted import KNOWN, ZONE
 from training import rehearsal, tuning
 from training.members import Booster, Problem
 from training.runs import Trial
@@ -269,11 +269,11 @@ def test_a_damaged_file_of_searches_is_told(home: Path, ready: list[Trees]):
 
 
 def test_train_logs_each_trial_below_its_run(tmp_path: Path, migrated: Path, monkeypatch):
+    from conftest import SETTINGS as TOML
+    from conftest import few_draws, small_shop
     from mlflow.tracking import MlflowClient
 
     from serving import load
-    from tests.conftest import SETTINGS as TOML
-    from tests.conftest import few_draws, small_shop
     from training import registry
 
     home, data = new_home(tmp_path / "home", migrated), tmp_path / "data"

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from features.behaviour import Rows
 from features.errors import InputError
 from training.btyd import GammaGamma, ParetoNBD
+from training.integrals import FEW
 from training.season import FLAT, Season
 
 __all__ = ["Anchor", "Forecast", "History"]
@@ -86,6 +87,11 @@ class Forecast:
     no_order: Floats  # (rows, horizons), chance of none
     spend: Floats  # (rows,), expected per order day, currency
 
+    def at(self, which: slice) -> Forecast:
+        """The forecast of some of the horizons."""
+        days, none = self.order_days[:, which], self.no_order[:, which]
+        return Forecast(np.ascontiguousarray(days), np.ascontiguousarray(none), self.spend)
+
     @property
     def value(self) -> Floats:
         """Expected gross spend, (rows, horizons), currency."""
@@ -129,18 +135,25 @@ class Anchor:
         """Expected spend of an order day of somebody of whom nothing is known, currency."""
         return float(self.spend.expected_spend(np.zeros(1), np.zeros(1))[0])
 
-    def forecast(self, history: History, weeks: Sequence[float]) -> Forecast:
-        """Expected order days, chance of none and spend; equal histories are worked out once."""
-        key = np.column_stack([history.frequency, history.recency, history.age])
-        distinct, index = np.unique(key, axis=0, return_inverse=True)
-        x, tx, age = np.ascontiguousarray(distinct.T)[:, :, None]
-        t = np.asarray(weeks, np.float64)[None, :]
-        none = np.array(self.orders.p_no_order(x, tx, age, t))
-        days = np.array(self.orders.expected_orders(x, tx, age, t))
+    def forecast(self, history: History, weeks: Sequence[float] | Floats) -> Forecast:
+        """Expected order days, chance of none and spend; equal histories are worked out once.
+
+        `weeks` are the horizons, of all rows (horizons,) or of each (rows, horizons).
+        """
+        t = np.asarray(weeks, np.float64)
+        own, t = t.ndim > 1, np.atleast_2d(t)
+        columns = [history.frequency, history.recency, history.age]
+        index: Any = slice(None)
+        if len(history.frequency) > FEW:  # of fewer, finding equal ones would take longer
+            key = np.column_stack([*columns, t] if own else columns)
+            distinct, index = np.unique(key, axis=0, return_inverse=True)
+            columns, index = list(np.ascontiguousarray(distinct[:, :3].T)), index.ravel()
+            t = distinct[:, 3:] if own else t
+        x, tx, age = (column[:, None] for column in columns)
+        none, days = self.orders.forecast(x, tx, age, t)
         np.clip(none, CERTAIN, 1 - CERTAIN, out=none)
         # Rounding may leave the mean a last bit below the chance; the chance is the floor.
         np.maximum(days, 1.0 - none, out=days)
-        index = index.ravel()
         spend = self.spend.expected_spend(history.frequency + 1.0, history.spend)
         return Forecast(days[index], none[index], spend)
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow.parquet as pq
 
 from features.behaviour import Rows
 from features.errors import InputError
@@ -17,23 +18,25 @@ from features.spine import local_day, text
 from features.store import Store
 from training import leaderboard, rehearsal
 from training.baselines import Evidence, fit_all
+from training.compared import OURS
 from training.coverage import Points
 from training.fitting import Fitted, Progress, fit, rehearse
 from training.intervals import total
 from training.judgement import Judgement
-from training.labels import require_ripe
+from training.labels import Labels, require_ripe
 from training.metrics import COMPARED_CHURN
 from training.model import Model
+from training.newcomers import judge_prospects
 from training.predictions import Predictions
 from training.profit import Best, best_share
 from training.rehearsal import Rehearsal, latest_test
 from training.samples import gather
-from training.slices import by_slice, standard_slices
+from training.slices import FIRST_CHANNEL, STANDARD, by_slice, standard_slices
 
-__all__ = ["OURS", "PLAIN", "Judgement", "backtest", "latest_test", "rolling"]
+__all__ = ["OURS", "PLAIN", "Judgement", "backtest", "latest_test", "possible_slices",
+           "rolling"]  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
-OURS: Final = "anchored boosting"
 PLAIN: Final = "plain boosting"
 NAMES: Final = {"anchored": OURS, "plain": PLAIN, "btyd": "buy-till-you-die forecast"}
 #: Metrics are of at most this many customers, chosen by their id.
@@ -61,6 +64,15 @@ def rolling(store: Store, months: int, settings: Settings, cutoffs: int = 3) -> 
             f"{cure}."
         )
     return tuple(sorted(cutoff for cutoff, _ in found))
+
+
+def possible_slices(store: Store, settings: Settings) -> tuple[str, ...]:
+    """Names of the slices that these data may have; a column of numbers makes none."""
+    found = list(STANDARD)
+    path = store.people(0)
+    given = pq.read_schema(path).names if path.exists() else []
+    found += [name for name in sorted(settings.customers.static) if name in given]
+    return (*found, FIRST_CHANNEL) if "channel" in store.columns_present else tuple(found)
 
 
 def backtest(
@@ -93,11 +105,14 @@ def backtest(
     others = dict(rivals or {})
     if plain and settings.model.objective != "plain":
         unanchored = replace(settings, model=replace(settings.model, objective="plain"))
-        others[PLAIN] = fit(store, cutoff, months, unanchored, **how).model
+        others[PLAIN] = fit(store, cutoff, months, unanchored, with_prospects=False, **how).model
     for name, other in others.items():
         if other.trained_until > cutoff:
             raise AssertionError(f"{name} has seen what it would be judged on")
-    return _judged(store, fitted, others, cutoff, months, past, workers)
+    test = _judged(store, fitted, others, cutoff, months, past, workers)
+    apart = judge_prospects(store, cutoff, months, settings, model=fitted.model, workers=workers)
+    why = "" if apart else fitted.model.no_prospects or "nobody waited for a first order"
+    return replace(test, prospects=apart, no_prospects=why)
 
 
 def _judged(
@@ -142,6 +157,7 @@ def _judged(
             "predicted": [float(found.revenue(m).sum()) for m in each],
             "actual": [float(labels[m].net.sum()) for m in each],
         },
+        returned=_returned(found, labels, each),
         differences=_differences(actual, churned, values, churn),
         model=model,
         said=said,
@@ -154,6 +170,18 @@ def _judged(
         campaign=_campaign(model.settings, said),
         rehearsals=tuple(past),
     )  # fmt: skip
+
+
+def _returned(
+    found: Predictions, labels: Mapping[int, Labels], each: Sequence[int]
+) -> dict[str, list[float]]:
+    """How many customers were expected to order, and did, by the end of each month."""
+    if found.silence is None:
+        raise AssertionError("a model tells the chance of no order at the end of every month")
+    return {
+        "predicted": [float((1.0 - found.silence[:, m - 1]).sum()) for m in each],
+        "actual": [float((labels[m].churned == 0).sum()) for m in each],
+    }
 
 
 def _churn(found: Predictions) -> Floats:
@@ -173,7 +201,7 @@ def _slices(rows: Rows, predicted: Floats, cutoff: int, zone: str) -> dict[str, 
         levels = np.array(words.slots("channel"), object)
         flags = np.column_stack([rows.column(f"first_channel[{level}]") for level in levels])
         known = pd.Series(levels[flags.argmax(axis=1)]).where(pd.Series(flags.any(axis=1)), None)
-        attributes["first_channel"] = known.to_numpy()
+        attributes[FIRST_CHANNEL] = known.to_numpy()
     return dict(
         standard_slices(predicted, rows.column("orders"), first.astype("datetime64[D]"), attributes)
     )

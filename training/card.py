@@ -18,7 +18,8 @@ from features.catalogue import feature_hash
 from features.report import Ingested
 from features.settings import MAX_MONTHS
 from features.spine import text
-from training import pages, sections
+from training import insight, pages, sections
+from training.drivers import Drivers
 from training.gate import Verdict
 from training.judgement import Judgement
 from training.model import ANCHOR_COLUMNS, Model
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Facts", "document", "html", "markdown"]
 
 LIBRARIES: Final = ("clv", "numpy", "pandas", "scipy", "xgboost-cpu", "xgboost")
-MONTHS: Final = ("January", "February", "March", "April", "May", "June", "July", "August",
-                 "September", "October", "November", "December")  # fmt: skip
 UNTESTED: Final = (
     "There was none: the history is too short to hold back even one month after enough of a past. "
     "No figure here says how good the model is; calibration was not done, and intervals rest on "
@@ -55,9 +54,10 @@ class Facts:
     ingested: Ingested
     seed: int
     versions: Mapping[str, str]  # of Python and of the libraries that decide a prediction
+    drivers: Drivers | None = None  # of the customers at the moment of training
 
     @classmethod
-    def of(cls, ingested: Ingested, seed: int) -> Facts:
+    def of(cls, ingested: Ingested, seed: int, drivers: Drivers | None = None) -> Facts:
         """With the versions that are installed here."""
         found = {"Python": platform.python_version()}
         for name in LIBRARIES:
@@ -65,7 +65,7 @@ class Facts:
                 found[name] = version(name)
             except PackageNotFoundError:  # xgboost comes under one of two names
                 continue
-        return cls(ingested, seed, found)
+        return cls(ingested, seed, found, drivers)
 
 
 def markdown(model: Model, test: Judgement | None, verdict: Verdict | None, facts: Facts) -> str:
@@ -101,7 +101,9 @@ def document(
         lead,
         (
             _purpose(), _data(facts), _definitions(model), _learned(model),
-            *_tested(model, test, drawn), *([_gate(verdict)] if verdict else []),
+            insight.seasons(model, facts.ingested), *_tested(model, test, drawn),
+            *([_gate(verdict)] if verdict else []), insight.reasons(model, facts.drivers),
+            insight.next_order(test), insight.prospects(model, test),
             _limits(model, facts), _usage(model, facts),
         ),
     )  # fmt: skip
@@ -210,7 +212,6 @@ def _learned(model: Model) -> Section:
             Text(_recipe(model)),
             Table("Past moments it learned from", ("cutoff", "months of label"), origins),
             Table("Features", ("family", "computed", "that vary, and so are used"), tuple(rows)),
-            *_season(model),
         ),
     )
 
@@ -230,14 +231,6 @@ def _recipe(model: Model) -> str:
         f"corrected from behaviour by gradient boosting, which also sees {len(ANCHOR_COLUMNS)} "
         "numbers of that forecast."
     )
-
-
-def _season(model: Model) -> list[Block]:
-    season = model.anchor.season
-    if season.flat:
-        return [Text("Seasons: none were found, or the history is too short to tell.")]
-    rows = tuple((name, f"{factor:.2f}") for name, factor in zip(MONTHS, season.index, strict=True))
-    return [Table("Seasons: orders of a month against an average one", ("month", "times"), rows)]
 
 
 def _tested(
@@ -329,8 +322,11 @@ def _limits(model: Model, facts: Facts) -> Section:
     items = [
         f"The longest label it has seen is {model.longest} months; longer horizons are "
         "extrapolated, with a wider interval.",
-        "It judges and was judged on customers with at least one order before the moment of "
-        "prediction.",
+        "Except for prospects, it judges and was judged on customers with at least one order "
+        "before the moment of prediction.",
+        "Reasons and drivers tell what the model saw, not what would follow from changing it.",
+        "Intervals hold as far as the coming months differ from the past no more than past months "
+        "did from one another.",
         "It knows behaviour up to its moment of training. Train again when customers or the "
         "assortment change.",
         *(f"Data it did not have: {each}." for each in _absent(model, facts)),

@@ -51,7 +51,9 @@ def save(figure: Figure, path: Path) -> Path:
     if path.suffix.lower() != ".png":
         raise InputError(f"A picture must be a .png file. Got {path.name}.")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    # The same pixels, a little less tightly packed, in half the time.
+    packed = {"compress_level": 1}
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs=packed)
     path.write_bytes(buffer.getvalue())
     return path
 

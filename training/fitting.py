@@ -220,7 +220,11 @@ def _survey(
     rows = build(bucket, Cutoffs.at([known_until], zone), catalogue())
     first = known_until - rows.column("tenure_days") * 86_400_000_000
     customers = np.array([(first <= origin.cutoff).sum() for origin in origins], np.int64)
-    counts = Counts.of(bucket, origins[0].cutoff, settings.customers.static)
+    # A kind of event is a name and tells nothing by itself. Shops often begin to track late: where
+    # rows of the newest origin can tell what it is worth, it counts, and older rows have none yet.
+    counts = Counts.of(
+        bucket, origins[0].cutoff, settings.customers.static, events_before=origins[-1].cutoff
+    )
     bought = (bucket.columns[:, ORDER_DAYS] > 0) & (bucket.ts < known_until)
     again = np.ones(int(bought.sum()), bool)
     owner = np.repeat(np.arange(len(bucket)), np.diff(bucket.starts))[bought]

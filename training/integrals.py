@@ -16,12 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, betaln, expit, expm1, exprel, inv_boxcox, log1p, log_expit, xlogy
 
-__all__ = ["Array", "by_distinct", "distinct", "exp", "leaves_first", "log", "orders_until_leaving"]
+from training.kernels import fraction
+
+__all__ = [
+    "FEW",
+    "Array",
+    "by_distinct",
+    "distinct",
+    "exp",
+    "leaves_first",
+    "log",
+    "orders_until_leaving",
+]
 
 Array: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
 
 BLOCK = 1 << 14  # rows worked on together: they fit the cache
+FEW = 64  # rows
 BEAT = 8  # steps between two looks at which rows are done
 PANELS = 24
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
@@ -54,7 +66,13 @@ def distinct(columns: Sequence[Array]) -> tuple[list[Array], NDArray[np.intp]]:
 
 
 def by_distinct(function: Callable[..., Array], *columns: Array) -> Array:
-    """``function`` by element, worked out once for each distinct row, in blocks."""
+    """``function`` by element, worked out once for each distinct row, in blocks.
+
+    Few rows are worked out as they are: finding equal ones would take longer.
+    """
+    if columns[0].size <= FEW:
+        flat = function(*(np.ravel(column) for column in columns))
+        return flat.reshape(columns[0].shape)
     rows, place = distinct([np.ravel(column) for column in columns])
     out = np.empty(rows[0].size)
     for start in range(0, out.size, BLOCK):
@@ -74,7 +92,7 @@ def leaves_first(n: Array, s: float, alpha: float, beta: float, age: Array) -> A
     slow = beta >= alpha
     q = abs(beta - alpha) / (min(alpha, beta) + age)
     # Of the two forms of the 2F1 the one with an argument -q <= 0, where nothing cancels.
-    chance, sure = _fraction(n, shape + 1.0, q) if slow else _fraction(shape + 1.0, n, q)
+    chance, sure = fraction(n, shape + 1.0, q) if slow else fraction(shape + 1.0, n, q)
     chance *= s / (n + s) * (1.0 if slow else 1.0 + q)
     hard = np.flatnonzero(~sure)
     if hard.size and slow:
@@ -82,36 +100,6 @@ def leaves_first(n: Array, s: float, alpha: float, beta: float, age: Array) -> A
     elif hard.size:
         chance[hard] = 1.0 - _race(n[hard], shape[hard], q[hard])
     return np.asarray(np.clip(chance, 0.0, 1.0))
-
-
-def _fraction(b: Array, e: Array, q: Array) -> tuple[Array, Mask]:
-    """2F1(b, 1; b + e; -q) for q >= 0 by Gauss's continued fraction, and where it converged.
-
-    All its coefficients are positive, so the true value lies between any two successive
-    convergents: a last step of no effect proves the result (Lentz's form of the recurrence).
-    """
-    value, sure = np.ones_like(q), np.zeros(q.shape, dtype=bool)
-    rows, c = np.arange(q.size), b + e
-    f, up, down = np.ones_like(q), np.ones_like(q), np.zeros_like(q)
-    for m in range(160):
-        low = c + 2.0 * m
-        for part in (
-            (b + m) * (c - 1.0 + m) / ((low - 1.0) * low),
-            (m + 1.0) * (e + m) / (low * (low + 1.0)),
-        ):
-            down = 1.0 / (1.0 + part * q * down)
-            up = 1.0 + part * q / up
-            step = up * down
-            f = f * step
-        if m % BEAT < BEAT - 1:
-            continue
-        done = np.abs(step - 1.0) < 1e-15
-        value[rows[done]], sure[rows[done]] = 1.0 / f[done], True
-        if done.all():
-            break
-        rows = rows[~done]
-        b, e, c, q, f, up, down = (v[~done] for v in (b, e, c, q, f, up, down))
-    return value, sure
 
 
 def _race(k: Array, m: Array, q: Array) -> Array:

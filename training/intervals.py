@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from scipy.special import inv_boxcox, xlogy
 from scipy.stats import norm
 
+from training.kernels import points
 from training.rehearsal import Rehearsal
 
 __all__ = ["HIGH", "LOW", "MEDIAN", "Interval", "Intervals", "total"]
@@ -94,27 +96,42 @@ class Intervals:
         `value` and `orders` are expected, of `months`; beyond the months of the rehearsals the
         interval widens.
         """
+        return np.asarray(self.quantiles((level,), value, orders, churn, months)[0])
+
+    def quantiles(
+        self, levels: Sequence[float], value: Floats, orders: Floats, churn: Floats, months: int
+    ) -> Floats:
+        """As `quantile`, for several levels at once, (levels, rows)."""
+        return np.asarray(
+            self.table(levels, value[None], orders[None], churn[None], (months,))[:, 0]
+        )
+
+    def table(
+        self, levels: Sequence[float], value: Floats, orders: Floats, churn: Floats,
+        months: Sequence[int],
+    ) -> Floats:  # fmt: skip
+        """As `quantile`, for several levels and horizons: (horizons, rows) in, a level more out."""
         stay = _stay(churn)
-        at = (level - churn) / stay
-        crowd = _crowd(orders, churn)
-        found = self._ratio(at, crowd)
-        if months > self.months and level != MEDIAN:
-            middle = self._ratio((MEDIAN - churn) / stay, crowd)
-            more = Z * WIDER * math.log(months / self.months)
-            found = _widened(found, middle, more)
-        return np.where(at > 0, found * (value / stay), 0.0)
+        at = (np.array([*levels, MEDIAN])[:, None, None] - churn) / stay
+        crowd = np.empty(at.shape)
+        crowd[:] = _crowd(orders, churn)
+        ratio = self._ratio(at.ravel(), crowd.ravel()).reshape(at.shape)
+        found = ratio[:-1]
+        beyond = [j for j, h in enumerate(months) if h > self.months]
+        if beyond:
+            more = [(Z * WIDER * math.log(months[j] / self.months)) ** 2 for j in beyond]
+            wide = np.ix_([k for k, level in enumerate(levels) if level != MEDIAN], beyond)
+            found[wide] = _widened(found[wide], ratio[-1, beyond], np.array(more)[:, None])
+        return np.where(at[:-1] > 0, found * (value / stay), 0.0)
 
     def _ratio(self, at: Floats, crowd: Floats) -> Floats:
         """Quantiles at levels of their own for each row, between the bins by their centres."""
-        level = np.clip(at, LEVELS[0], LEVELS[-1])
-        place = np.interp(crowd, self.centres, np.arange(len(self.centres)))
-        below = place.astype(np.int64)
-        part = place - below
-        found = np.zeros(len(level))
-        for k, ratios in enumerate(self.ratios):
-            share = np.where(below == k, 1.0 - part, np.where(below == k - 1, part, 0.0))
-            found += share * np.interp(level, LEVELS, ratios)
-        return found
+        centres, ratios = self._table
+        return points(at, crowd, centres, LEVELS, ratios)
+
+    @cached_property
+    def _table(self) -> tuple[Floats, Floats]:
+        return np.array(self.centres), np.array(self.ratios)
 
     def spread(self, value: Floats, orders: Floats, churn: Floats) -> Floats:
         """Standard deviation of a customer's value around what is expected, (rows,)."""
@@ -176,10 +193,10 @@ def _crowd(orders: Floats, churn: Floats) -> Floats:
     return np.asarray(xlogy(1.0, orders / _stay(churn)))
 
 
-def _widened(ratio: Floats, middle: Floats, more: float) -> Floats:
+def _widened(ratio: Floats, middle: Floats, squared: Floats) -> Floats:
     """A quantile moved away from the median: independent spreads add up in squares, in logs."""
     known = (ratio > 0) & (middle > 0)
     away = np.asarray(xlogy(1.0, np.where(known, ratio / np.where(known, middle, 1.0), 1.0)))
-    moved = np.sign(away) * np.sqrt(away**2 + more**2)
+    moved = np.sign(away) * np.sqrt(away**2 + squared)
     factor = np.where(known, inv_boxcox(moved - away, 0.0), 1.0)
     return np.asarray(np.where(ratio > 0, ratio * factor, ratio))

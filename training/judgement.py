@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from training import leaderboard
 from training.baselines import BASELINES
+from training.compared import Compared, plain_values
 from training.coverage import Points, coverage
 from training.intervals import Interval
 from training.metrics import AUROC, BIAS, BRIER, ECE, GINI, MAE, RMSE, churn_metrics
 from training.model import Model
+from training.newcomers import Prospects
 from training.profit import Best
 from training.rehearsal import Rehearsal
 from training.scores import bootstraps
 from training.slices import out_of_band
 
-__all__ = ["Judgement", "plain_values"]
+__all__ = ["Judgement"]
 
-Floats = npt.NDArray[np.float64]
 DRAWS = 500  # of the intervals' bootstrap
 VALUE_INTERVALS: Final = (MAE, RMSE, BIAS, GINI)
 CHURN_INTERVALS: Final = (AUROC, BRIER, ECE)
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgement(Compared):
     """One out-of-time test: all models on the same customers.
 
-    Values are net revenue in currency, (customers,) per model, ours first; churn likewise.
     ``by_month`` is the cumulative revenue of our model and the real one at the end of months 1 to
-    `months`. ``differences`` are the paired ones between our model and each other, value and churn.
+    `months`, ``returned`` the number of customers with an order by then. ``differences`` are the
+    paired ones between our model and each other, value and churn. ``prospects`` are judged apart,
+    ``no_prospects`` says why not.
     """
 
     cutoff: str
-    months: int
-    actual: Floats
-    churned: Floats
-    values: dict[str, Floats]
-    churn: dict[str, Floats]
     by_month: dict[str, list[float]]
+    returned: dict[str, list[float]]
     differences: pd.DataFrame
     model: Model
     said: Rehearsal  # our predictions in discounted margin, beside what came
@@ -54,20 +48,13 @@ class Judgement:
     slices: pd.DataFrame
     campaign: Best
     rehearsals: tuple[Rehearsal, ...]  # of earlier origins, by which the model was calibrated
-
-    @property
-    def ours(self) -> str:
-        """Name of our model."""
-        return next(iter(self.values))
+    prospects: Prospects | None = None
+    no_prospects: str = ""
 
     @property
     def baselines(self) -> tuple[str, ...]:
         """Names of the baselines."""
         return tuple(name for name in BASELINES if name in self.values)
-
-    def leaderboard(self) -> pd.DataFrame:
-        """One row per model, all metrics."""
-        return leaderboard.leaderboard(self.actual, self.values, self.churned, self.churn)
 
     @cached_property
     def _intervals(self) -> dict[str, tuple[float, float, float]]:
@@ -100,7 +87,7 @@ class Judgement:
             "cutoff": self.cutoff,
             "months": self.months,
             "customers": len(self.actual),
-            "models": self.leaderboard().to_dict("index"),
+            "models": self.models(),
         }
         if compare:
             real = float(self.said.actual.sum())
@@ -114,19 +101,9 @@ class Judgement:
                 "slices": self.slices.to_dict("records"),
                 "warnings": self.warnings(),
                 "by_month": self.by_month,
+                "returned": self.returned,
+                "prospects": self.prospects.as_dict() if self.prospects else None,
+                "no_prospects": self.no_prospects,
                 "rehearsals": [[r.months, len(r.value)] for r in self.rehearsals],
             }
         return dict(plain_values(found))
-
-
-def plain_values(value: Any) -> Any:
-    """JSON's own types; what is not a number becomes None."""
-    if isinstance(value, Mapping):
-        return {str(k): plain_values(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain_values(v) for v in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    return int(value) if isinstance(value, np.integer) else value

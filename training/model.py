@@ -12,8 +12,9 @@ higher churn, and 24 monthly values cost as much as one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +29,8 @@ from features.catalogue import Catalogue, Vocabulary, catalogue, feature_hash
 from features.errors import BundleError, InputError
 from features.money import Cashflow
 from features.settings import MAX_MONTHS, Settings, parse
-from features.spine import instant, local_day, text
+from features.spine import local_day, text
+from training import inactive
 from training.anchor import Anchor, Forecast, History
 from training.bundle import Parts
 from training.calibration import NONE, Calibration, calibrate
@@ -37,16 +39,19 @@ from training.imagined import imagined
 from training.intervals import Intervals
 from training.members import LARGEST_LEAF, Booster, Problem
 from training.outlook import days, pace
+from training.population import Population
 from training.predictions import Predictions
 from training.prospects import Newcomer, ProspectModel
 from training.prospects import golden_rows as golden_prospects
 from training.rehearsal import Rehearsal
 from training.returns import Returns, tamed
 from training.samples import Origin, Samples
+from training.season import Season
 
 __all__ = ["ANCHOR_COLUMNS", "COLD_START", "Model", "Predictions", "Returns", "golden_rows"]
 
 Floats = npt.NDArray[np.float64]
+Moments = int | npt.NDArray[np.int64]  # of all rows, or (rows,)
 ANCHOR_COLUMNS: Final = ("anchor_value", "anchor_orders", "anchor_churn", "anchor_spend")
 REFERENCE_WEEKS: Final = 52.0  # horizon of the forecast that members see as columns
 #: A correction is learned in units of the mean label; forecasts below a thousandth count as that.
@@ -76,13 +81,14 @@ class Model:
     intervals: Intervals | None = None
     prospects: ProspectModel | None = None
     no_prospects: str = ""  # why there is no model of prospects
+    population: Population | None = None  # stands in for it where nothing is known of somebody
 
     @property
     def newcomer(self) -> Newcomer:
         """What is expected of somebody who orders for the first time."""
         return Newcomer(self.anchor, self.orders_per_day, self.returns.share, self.settings)
 
-    @property
+    @cached_property
     def catalogue(self) -> Catalogue:
         """The features this model reads."""
         return catalogue(self.vocabulary)
@@ -165,7 +171,7 @@ class Model:
     def _margin(self, value: Floats) -> Floats:
         return np.asarray(xlogy(1.0, np.maximum(value / self.scale, LEAST)))
 
-    def _start(self, history: History, weeks: Sequence[float]) -> Forecast:
+    def _start(self, history: History, weeks: Sequence[float] | Floats) -> Forecast:
         """What corrections are added to: each customer's forecast, or without an anchor the same
         newcomer's for everybody."""
         return self.anchor.forecast(self._known(history), weeks)
@@ -180,15 +186,13 @@ class Model:
         chosen = features[:, [named[name] for name in self.columns]]
         if self.settings.model.objective == "plain":
             return chosen
-        year = self.anchor.forecast(history, [REFERENCE_WEEKS])
-        return np.column_stack(
-            [chosen, year.value[:, 0], year.order_days[:, 0], year.no_order[:, 0], year.spend]
-        )
+        return _beside(chosen, self.anchor.forecast(history, [REFERENCE_WEEKS]))
 
-    def history(self, rows: Rows, as_of: int) -> History:
-        """What the anchor knows of feature rows at one `as_of`."""
-        day = local_day(as_of, self.settings.business.time_zone)
-        return History.of(rows, self.anchor.season, day)
+    def history(self, rows: Rows, as_of: Moments) -> History:
+        """What the anchor knows of feature rows at one `as_of`, or at one of each row's own."""
+        zone = self.settings.business.time_zone
+        day = _by_moment(as_of, lambda moment: local_day(moment, zone))
+        return History.of(rows, self.anchor.season, day.astype(np.int64))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -196,7 +200,7 @@ class Model:
         plain = self.settings.model.objective == "plain"
         return self.columns if plain else (*self.columns, *ANCHOR_COLUMNS)
 
-    def seen(self, rows: Rows, as_of: int) -> Floats:
+    def seen(self, rows: Rows, as_of: Moments) -> Floats:
         """What the members see of feature rows, (rows, inputs).
 
         Raises
@@ -204,20 +208,20 @@ class Model:
         InputError
             A column that the model learned from is not among the features.
         """
-        named = {name: i for i, name in enumerate(rows.catalogue.names)}
-        missing = [name for name in self.columns if name not in named]
-        if missing:
-            raise InputError(
-                f"The features must hold the model's columns. Missing: {missing[0]}. "
-                "Build them with the model's own vocabulary."
-            )
-        return self._inputs(rows.values, named, self.history(rows, as_of))
+        chosen = rows.values[:, _places(rows.catalogue.names, self.columns)]
+        if self.settings.model.objective == "plain":
+            return chosen
+        return _beside(chosen, self.anchor.forecast(self.history(rows, as_of), [REFERENCE_WEEKS]))
 
-    def corrections(self, rows: Rows, as_of: int) -> tuple[Floats, Floats]:
+    def corrections(self, rows: Rows, as_of: Moments) -> tuple[Floats, Floats]:
         """What is added to log value and to the logit of churn, (rows,) each."""
         if not self.members:
             return np.zeros(len(rows)), np.zeros(len(rows))
-        X = self.seen(rows, as_of)
+        return self._corrections(self.seen(rows, as_of))
+
+    def _corrections(self, X: Floats) -> tuple[Floats, Floats]:
+        if not self.members:
+            return np.zeros(len(X)), np.zeros(len(X))
         value, churn = (self.members[kind].correction(X) for kind in ("value", "churn"))
         return value + self.levels[0], churn + self.levels[1]
 
@@ -254,14 +258,22 @@ class Model:
             shown.append(imagined(self.anchor, months, ENOUGH_BUYERS - buyers, seed))
         return replace(self, calibration=calibration, intervals=Intervals.fit(shown))
 
-    def predict(self, rows: Rows, as_of: int, months: Sequence[int]) -> Predictions:
-        """Predictions of feature rows at one `as_of`, for any horizons of 1 to 24 months."""
-        zone = self.settings.business.time_zone
+    def predict(self, rows: Rows, as_of: Moments, months: Sequence[int]) -> Predictions:
+        """Predictions of feature rows for any horizons of 1 to 24 months.
+
+        They are asked at one `as_of`, or at one of each row's own, (rows,): the same bits, sooner.
+        """
         asked = tuple(sorted(set(months)))
-        ahead = [self.anchor.season.ahead(as_of, m + 1, zone) for m in range(MAX_MONTHS)]
+        ahead = self._ahead(as_of)
         history = self.history(rows, as_of)
-        forecast = self._start(history, ahead)
-        up, odds = self.corrections(rows, as_of)
+        # The year that the members see comes with the months: one forecast, not two.
+        year = np.full((*ahead.shape[:-1], 1), REFERENCE_WEEKS)
+        both = self._start(history, np.concatenate([ahead, year], axis=-1))
+        forecast = both.at(slice(MAX_MONTHS))
+        chosen = rows.values[:, _places(rows.catalogue.names, self.columns)]
+        plain = self.settings.model.objective == "plain"
+        X = chosen if plain else _beside(chosen, both.at(slice(MAX_MONTHS, None)))
+        up, odds = self._corrections(X)
         factor = inv_boxcox(up, 0.0)[:, None]  # exp, by scipy's scalar loop: exact by row
         churn = self.calibration.of(logit(forecast.no_order) + odds[:, None])
         orders = _orders(forecast, churn, self.orders_per_day)
@@ -283,12 +295,23 @@ class Model:
             silence=churn,
         )
 
+    def _ahead(self, as_of: Moments) -> Floats:
+        """Length of the next 1 to 24 months in seasonal weeks, (24,) or (rows, 24)."""
+        season, zone = self.anchor.season, self.settings.business.time_zone
+        return _by_moment(as_of, lambda moment: _ahead(season, moment, zone))
+
     def table(self, rows: Rows, as_of: int, months: Sequence[int], version: str) -> pd.DataFrame:
         """The predictions table of the contract for feature rows at one `as_of`."""
-        found = self.predict(rows, as_of, months)
-        return self._frame(
-            rows, as_of, self.evidence(months), found, self.inactive(rows, as_of), version
-        )
+        return _frame(self.columns_of(rows, as_of, months, version))
+
+    def columns_of(
+        self, rows: Rows, as_of: int, months: Sequence[int], version: str
+    ) -> dict[str, npt.NDArray[Any]]:
+        """As `table`, without a frame: arrays (rows,) by column; None where there is no date."""
+        return self._columns(
+            rows, as_of, self.evidence(months), self.predict(rows, as_of, months),
+            self.inactive(rows, as_of), version,
+        )  # fmt: skip
 
     def prospect_table(
         self, rows: Rows, as_of: int, months: Sequence[int], version: str
@@ -301,14 +324,31 @@ class Model:
             The model knows no prospects.
         """
         found = self.require_prospects().predict(rows, as_of, months, self.newcomer)
-        rule = self.settings.business.churn.split(":")[0]
-        inactive = {}
-        if rule == "contract_end" and rows.attributes is not None:
-            inactive = self.inactive(rows, as_of)
-        elif rule != "no_order":
-            # Who has no order has no gap of their own to be silent for.
-            inactive = {f"inactive_{rule}": np.zeros(len(rows), np.int64)}
-        return self._frame(rows, as_of, COLD_START, found, inactive, version)
+        ends = self.settings.business.churn == "contract_end" and rows.attributes is not None
+        told = self.inactive(rows, as_of) if ends else inactive.nobody(self.settings, len(rows))
+        return _frame(self._columns(rows, as_of, COLD_START, found, told, version))
+
+    def unknown_table(
+        self, customer_id: str, as_of: int, months: Sequence[int], version: str
+    ) -> pd.DataFrame:
+        """One row for somebody whom no table knows.
+
+        Raises
+        ------
+        InputError
+            The model knows neither prospects nor its population.
+        """
+        one = np.array([customer_id], object)
+        if self.population and self.prospects is None:
+            zero = np.zeros(1, np.int64)
+            rows = Rows(one, zero, zero, np.zeros((1, 0)), Catalogue(self.vocabulary, ()))
+            found = self.population.predict(months, Cashflow.of(self.settings.business))
+            told = inactive.nobody(self.settings, 1)
+            return _frame(self._columns(rows, as_of, COLD_START, found, told, version))
+        own = self.require_prospects()
+        rows = replace(own.population(), ids=one)
+        known = replace(self, prospects=own.uncorrected())
+        return known.prospect_table(rows, as_of, months, version)
 
     def require_prospects(self) -> ProspectModel:
         """The model of prospects.
@@ -326,27 +366,26 @@ class Model:
             )
         return self.prospects
 
-    def _frame(
+    def _columns(
         self,
         rows: Rows,
         as_of: int,
         evidence: str,
         found: Predictions,
-        inactive: Mapping[str, npt.NDArray[Any]],
+        marked: Mapping[str, npt.NDArray[Any]],
         version: str,
-    ) -> pd.DataFrame:
+    ) -> dict[str, Any]:
         zone = self.settings.business.time_zone
-        frame: dict[str, Any] = {
+        return {
             "customer_id": rows.ids[rows.who],
             "as_of": np.full(len(rows), text(as_of, zone), object),
             "evidence": np.full(len(rows), evidence, object),
             **found.columns(),
-            **inactive,
+            **marked,
             "next_order_on": days(found.next_order(), as_of, zone),
             **found.drivers(),
             "model_version": np.full(len(rows), version, object),
         }
-        return pd.DataFrame(frame)
 
     def evidence(self, months: Sequence[int]) -> str:
         """How much the history supports predictions of these horizons."""
@@ -356,23 +395,12 @@ class Model:
 
     def inactive(self, rows: Rows, as_of: int) -> dict[str, npt.NDArray[Any]]:
         """The column of a churn definition other than "no order": 1 where it holds at `as_of`."""
-        rule = self.settings.business.churn
-        if rule == "no_order":
-            return {}
-        if rule == "contract_end":
-            ends = rows.attribute("contract_end")
-            zone = self.settings.business.time_zone
-            # It holds through its last day, and is over from the local midnight after it.
-            today = local_day(as_of, zone)
-            over = [bool(end) and local_day(instant(end[:10], zone), zone) < today for end in ends]
-            return {"inactive_contract_end": np.array(over, np.int64)[rows.who]}
-        multiple = float(rule.split(":")[1])
-        overdue = rows.column("overdue_ratio")
-        # One order has no gap of its own: the anchor's chance of life decides.
-        history = self.history(rows, as_of)
-        alive = self.anchor.orders.p_alive(history.frequency, history.recency, history.age)
-        over_due = np.where(np.isnan(overdue), alive < 0.5, overdue > multiple)
-        return {"inactive_own_gap": over_due.astype(np.int64)}
+
+        def alive() -> Floats:
+            known = self.history(rows, as_of)
+            return self.anchor.orders.p_alive(known.frequency, known.recency, known.age)
+
+        return inactive.columns(rows, as_of, self.settings, alive)
 
     # --- the bundle ---
 
@@ -397,6 +425,7 @@ class Model:
             "trained_until": self.trained_until,
             "origins": [[origin.cutoff, origin.months] for origin in self.origins],
             "customers": self.customers,
+            "population": self.population.as_dict() if self.population else None,
             "scores": dict(scores or {}),
         }
         files = {f"{kind}.ubj": booster.raw for kind, booster in self.members.items()}
@@ -421,7 +450,7 @@ class Model:
             A golden row differs by one bit, a prediction is not finite, or a leaf is absurd.
         """
         card = parts.card
-        about = card.get("prospects", {"none": ""})
+        about, everybody = card.get("prospects", {"none": ""}), card.get("population")
         model = cls(
             settings=parse(card["settings"], "card.json"),
             vocabulary=Vocabulary.from_dict(card["vocabulary"]),
@@ -439,6 +468,7 @@ class Model:
             customers=card["customers"],
             prospects=None if "none" in about else ProspectModel.from_parts(about, parts.files),
             no_prospects=about.get("none", ""),
+            population=Population.from_dict(everybody) if everybody else None,
         )
         for name, raw in parts.files.items():
             if not Booster(raw).sane:
@@ -467,6 +497,46 @@ class Model:
         months = (1, 12, MAX_MONTHS)
         found = own.predict(rows, self.trained_until, months, self.newcomer).columns()
         return {name: column.tolist() for name, column in found.items()}
+
+
+def _beside(features: Floats, year: Forecast) -> Floats:
+    """Features and, beside them, the forecast's year: `ANCHOR_COLUMNS`."""
+    return np.column_stack(
+        [features, year.value[:, 0], year.order_days[:, 0], year.no_order[:, 0], year.spend]
+    )
+
+
+def _by_moment(as_of: Moments, find: Callable[[int], float | Sequence[float]]) -> Floats:
+    """What is found of one moment, or of each row's own, (rows, ...); equal ones once."""
+    if np.ndim(as_of) == 0:
+        return np.array(find(int(as_of)), np.float64)
+    moments, own = np.unique(as_of, return_inverse=True)
+    return np.array([find(int(moment)) for moment in moments], np.float64)[own]
+
+
+@lru_cache(maxsize=64)
+def _places(names: tuple[str, ...], columns: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """Where the columns that members see stand among the features."""
+    named = {name: i for i, name in enumerate(names)}
+    missing = [name for name in columns if name not in named]
+    if missing:
+        raise InputError(
+            f"The features must hold the model's columns. Missing: {missing[0]}. "
+            "Build them with the model's own vocabulary."
+        )
+    return np.array([named[name] for name in columns], np.int64)
+
+
+@lru_cache(maxsize=64)
+def _ahead(season: Season, as_of: int, zone: str) -> tuple[float, ...]:
+    """Length of 1 to 24 months from an instant on, seasonal weeks."""
+    return tuple(season.ahead(as_of, m + 1, zone) for m in range(MAX_MONTHS))
+
+
+def _frame(columns: dict[str, Any]) -> pd.DataFrame:
+    date = "next_order_on"
+    text = pd.array(columns[date], dtype=pd.StringDtype(na_value=np.nan))
+    return pd.DataFrame(columns | {date: text})
 
 
 def _orders(forecast: Forecast, churn: Floats, orders_per_day: float) -> Floats:

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from features import people
 from features.behaviour import Rows, build
@@ -21,10 +20,10 @@ from features.errors import InputError
 from features.settings import Settings
 from features.spine import DAY, Cutoffs, add_months, instant, local_day, text
 from features.store import Bucket, Store
-from training import labels, leaderboard
+from training import labels
 from training.anchor import History
-from training.backtest import OURS
 from training.baselines import BASELINES, Answer, Evidence
+from training.compared import OURS, Compared
 from training.fitting import Progress, fit
 from training.labels import Labels, require_ripe
 from training.model import Model
@@ -37,30 +36,16 @@ __all__ = ["Early", "Prospects", "early", "judge_prospects"]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 BUY_TILL_YOU_DIE: Final = ("BG/NBD + gamma-gamma", "Pareto/NBD + gamma-gamma")
-VALUE: Final = ("mae", "bias", "normalised_gini")
-CHURN: Final = ("auroc", "brier", "ece")
 CHANNEL: Final = "acquisition_channel"
 #: A channel's own mean counts as much as the population's at so many people.
 STRENGTH: Final = 20.0
 
 
 @dataclass(frozen=True)
-class Prospects:
-    """Our model of prospects beside averages, on people without an order at `cutoff`.
-
-    Values are net revenue in currency, (people,) per model; churn is the chance of no order.
-    """
+class Prospects(Compared):
+    """Our model of prospects beside averages, on people without an order at `cutoff`."""
 
     cutoff: str
-    months: int
-    actual: Floats
-    churned: Floats
-    values: dict[str, Floats]
-    churn: dict[str, Floats]
-
-    def leaderboard(self) -> pd.DataFrame:
-        """One row per model, all metrics."""
-        return leaderboard.leaderboard(self.actual, self.values, self.churned, self.churn)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; undefined metrics are None."""
@@ -71,30 +56,20 @@ class Prospects:
             "conversions": int((self.churned == 0).sum()),
             "revenue": float(self.actual.sum()),
             "predicted": {name: float(value.sum()) for name, value in self.values.items()},
-            "models": _plain(self.leaderboard()),
+            "models": self.models(),
         }
 
 
 @dataclass(frozen=True)
-class Early:
+class Early(Compared):
     """Our model beside buy-till-you-die models, `days` after customers' first orders.
 
     The customers are all who ordered first within [`start`, `end`), which the models never saw.
-    Values are net revenue in currency, (customers,) per model.
     """
 
     days: int
     start: str
     end: str
-    months: int
-    actual: Floats
-    churned: Floats
-    values: dict[str, Floats]
-    churn: dict[str, Floats]
-
-    def leaderboard(self) -> pd.DataFrame:
-        """One row per model, all metrics."""
-        return leaderboard.leaderboard(self.actual, self.values, self.churned, self.churn)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; undefined metrics are None."""
@@ -104,7 +79,7 @@ class Early:
             "first_orders_before": self.end,
             "months": self.months,
             "customers": len(self.actual),
-            "models": _plain(self.leaderboard()),
+            "models": self.models(),
         }
 
 
@@ -134,11 +109,11 @@ def judge_prospects(
     own = model.prospects
     if own is None:
         return None
-    cutoffs, length = Cutoffs.at([cutoff], zone), np.array([months], np.int64)
+    cutoffs, asked = Cutoffs.at([cutoff], zone), np.array([months], np.int64)
     test = Waiting.join(
         each_people(
             store,
-            lambda one: labelled(one, cutoffs, length, own.vocabulary, store.coverage_end, zone),
+            lambda one: labelled(one, cutoffs, asked, own.vocabulary, store.coverage_end, zone),
             workers,
         )
     )
@@ -146,26 +121,28 @@ def judge_prospects(
         return None
     found = own.predict(test.rows, cutoff, [months], model.newcomer)
     origins = plan(store.first_ts, cutoff, months, zone, ORIGINS)
-    past = collect(store, own.vocabulary, origins, cutoff, settings, workers)
+    length = max(origin.months for origin in origins)
+    longest = [origin for origin in origins if origin.months == length]
+    past = collect(store, own.vocabulary, longest, cutoff, settings, workers)
     values = {OURS: found.revenue(months)}
     churn = {OURS: np.ascontiguousarray(found.churn[:, 0])}
     for name, by in {"average": False, "average of the channel": True}.items():
-        gross, none = _averages(past, test, months, by)
+        gross, none = _averages(past, test, length, months, by)
         values[name], churn[name] = gross * (1.0 - model.returns.share), none
     actual = np.ascontiguousarray(test.came[:, months - 1])
-    return Prospects(text(cutoff, zone), months, actual, test.churned, values, churn)
+    return Prospects(months, actual, test.churned, values, churn, text(cutoff, zone))
 
 
-def _averages(past: Waiting, test: Waiting, months: int, by: bool) -> tuple[Floats, Floats]:
-    """Mean gross value and chance of no order of the longest label, as if months were alike."""
-    length = int(past.months.max())
-    here = past.months == length
+def _averages(
+    past: Waiting, test: Waiting, length: int, months: int, by: bool
+) -> tuple[Floats, Floats]:
+    """Mean gross value and chance of no order in `length` months, as if months were alike."""
     groups = [_channel(part.rows, by) for part in (past, test)]
     names, place = np.unique(np.concatenate(groups), return_inverse=True)
-    before, now = place[: len(past)][here], place[len(past) :]
+    before, now = place[: len(past)], place[len(past) :]
     size = np.bincount(before, minlength=len(names))
     means = []
-    for label in (past.gross[here], past.churned[here]):
+    for label in (past.gross, past.churned):
         sums = np.bincount(before, label, len(names)) + STRENGTH * label.mean()
         means.append((sums / (size + STRENGTH))[now])
     return means[0] * (months / length), np.clip(means[1], 1e-6, 1.0) ** (months / length)
@@ -218,7 +195,8 @@ def early(
     past, _ = gather(store, model.catalogue, cutoff, zone, 1.0, (), workers)
     evidence = Evidence(past, _no_samples(), model.catalogue.names, cutoff, zone)
     answers = {name: BASELINES[name](evidence) for name in BUY_TILL_YOU_DIE}
-    return [_read(store, model, n, cutoff, end, months, answers, workers) for n in asked]
+    found = _aligned(store, model, asked, (cutoff, end), months, workers)
+    return [_read(each, model, months, answers) for each in found]
 
 
 def _require_days(days: Sequence[int]) -> None:
@@ -228,52 +206,68 @@ def _require_days(days: Sequence[int]) -> None:
         )
 
 
-def _read(
-    store: Store,
-    model: Model,
-    days: int,
-    start: int,
-    end: int,
-    months: int,
-    answers: dict[str, Callable[[Rows, int], Answer]],
-    workers: int,
-) -> Early:
-    zone = store.zone
-    cutoffs = _midnights(local_day(start, zone), local_day(end, zone) + days + 2, zone)
+@dataclass(frozen=True)
+class _Aligned:
+    """Customers some days after their first orders: features, labels, and each one's moment."""
 
-    def one(bucket: Bucket) -> tuple[Rows, Labels]:
-        rows = build(bucket, cutoffs, model.catalogue, _aligned(bucket, cutoffs, days, start, end))
-        return rows, labels.build(bucket, rows, cutoffs, [months], store.coverage_end, zone)[months]
-
-    parts = each_bucket(store, one, workers)
-    rows, label = Rows.join([p[0] for p in parts]), Labels.join([p[1] for p in parts])
-    if not len(rows):
-        raise InputError(
-            f"An early read needs customers who order first from {text(start, zone)} to "
-            f"{text(end, zone)}. Got none. Take another date."
-        )
-    value, none = np.empty(len(rows)), np.empty(len(rows))
-    for cut in np.unique(rows.cut):
-        here = rows.cut == cut
-        found = model.predict(rows.take(here), int(cutoffs.times[cut]), [months])
-        value[here], none[here] = found.revenue(months), found.churn[:, 0]
-    values, churn = {OURS: value}, {OURS: none}
-    for name, answer in answers.items():
-        told = answer(rows, months)
-        values[name], churn[name] = told.gross * (1.0 - model.returns.share), told.churn
-    return Early(
-        days, text(start, zone), text(end, zone), months, label.net, label.churned, values, churn
-    )
+    days: int
+    start: str
+    end: str
+    rows: Rows
+    label: Labels
+    as_of: Ints
 
 
 def _aligned(
-    bucket: Bucket, cutoffs: Cutoffs, days: int, start: int, end: int
-) -> tuple[Ints, Ints]:
-    """Customers who ordered first in [start, end), each with the cutoff of their own reading."""
-    first = people.first_orders(bucket)
-    who = np.flatnonzero((first >= start) & (first < end))
-    # Cutoffs are the midnights of days in a row: the next one ends the day of the first order.
-    return who, np.searchsorted(cutoffs.times, first[who], "right") + days
+    store: Store,
+    model: Model,
+    days: Sequence[int],
+    between: tuple[int, int],
+    months: int,
+    workers: int,
+) -> list[_Aligned]:
+    """Who ordered first within [start, end), read at all `days` while their bucket is open."""
+    zone, words, (start, end) = store.zone, model.catalogue, between
+    cutoffs = _midnights(local_day(start, zone), local_day(end, zone) + days[-1] + 2, zone)
+
+    def one(bucket: Bucket) -> list[tuple[Rows, Labels]]:
+        first = people.first_orders(bucket)
+        who = np.flatnonzero((first >= start) & (first < end))
+        # Cutoffs are midnights of days in a row: the next one ends the day of the first order.
+        ends = np.searchsorted(cutoffs.times, first[who], "right")
+        found = []
+        for n in days:
+            rows = build(bucket, cutoffs, words, (who, ends + n))
+            label = labels.build(bucket, rows, cutoffs, [months], store.coverage_end, zone)
+            found.append((rows, label[months]))
+        return found
+
+    found = []
+    for n, parts in zip(days, zip(*each_bucket(store, one, workers), strict=True), strict=True):
+        rows, label = Rows.join([p[0] for p in parts]), Labels.join([p[1] for p in parts])
+        named = text(start, zone), text(end, zone)
+        found.append(_Aligned(n, *named, rows, label, cutoffs.times[rows.cut]))
+    if not len(found[0].rows):
+        raise InputError(
+            f"An early read needs customers who order first from {found[0].start} to "
+            f"{found[0].end}. Got none. Take another date."
+        )
+    return found
+
+
+def _read(
+    here: _Aligned,
+    model: Model,
+    months: int,
+    answers: dict[str, Callable[[Rows, int], Answer]],
+) -> Early:
+    found, label = model.predict(here.rows, here.as_of, [months]), here.label
+    values = {OURS: found.revenue(months)}
+    churn = {OURS: np.ascontiguousarray(found.churn[:, 0])}
+    for name, answer in answers.items():
+        told = answer(here.rows, months)
+        values[name], churn[name] = told.gross * (1.0 - model.returns.share), told.churn
+    return Early(months, label.net, label.churned, values, churn, here.days, here.start, here.end)
 
 
 def _midnights(first: int, last: int, zone: str) -> Cutoffs:
@@ -287,11 +281,3 @@ def _no_samples() -> Samples:
     none, numbers = np.zeros(0), np.zeros(0, np.int64)
     history = History(none, none, none, none)
     return Samples(np.zeros((0, 0)), history, none, none, none, numbers, numbers, numbers)
-
-
-def _plain(board: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    rows = board[["n", *VALUE, *CHURN]].to_dict("index")
-    return {
-        str(model): {str(k): float(v) if np.isfinite(v) else None for k, v in row.items()}
-        for model, row in rows.items()
-    }

@@ -8,8 +8,10 @@ a July; twelve of them make a year all the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +28,15 @@ MONTH: Final = 365.2425 / 12 / 7  # weeks
 GONE: Final = 0.5
 
 
-def pace(rate: Floats, orders: Floats, ahead: Sequence[float]) -> Floats:
+def pace(rate: Floats, orders: Floats, ahead: Sequence[float] | Floats) -> Floats:
     """Orders per month while active, (rows,).
 
     `rate` is the forecast's, orders per seasonal week; `orders` (rows, 24) are corrected and
-    cumulative; `ahead` is the length of 1 to 24 months in seasonal weeks. A correction upward is
-    taken for a longer life first, and for a higher rate where life cannot be longer: nobody is
-    active for more time than there is.
+    cumulative; `ahead` is the length of 1 to 24 months in seasonal weeks, (24,) or (rows, 24). A
+    correction upward is taken for a longer life first, and for a higher rate where life cannot be
+    longer: nobody is active for more time than there is.
     """
-    most = np.zeros(len(rate))
-    for m, weeks in enumerate(ahead):
-        np.maximum(most, orders[:, m] / weeks, out=most)
+    most = (orders / np.asarray(ahead)).max(axis=1, initial=0.0)
     return np.asarray(np.maximum(rate, most) * MONTH)
 
 
@@ -58,9 +58,7 @@ def next_order(silence: Floats) -> Floats:
     coming = 1.0 - never
     half = coming / 2.0
     # Of the months' ends, those by which fewer than half of them have come.
-    month = np.zeros(len(silence), np.intp)
-    for m in range(MAX_MONTHS - 1):
-        month += silence[:, m] - never > half
+    month = (silence[:, :-1] - never[:, None] > half[:, None]).sum(axis=1)
     each = np.arange(len(silence))
     before = np.where(month > 0, silence[each, month - 1] - never, coming)
     after = silence[each, month] - never
@@ -72,22 +70,21 @@ def next_order(silence: Floats) -> Floats:
     return np.where(never < GONE, month + part, np.nan)
 
 
-def days(months: Floats, as_of: int, zone: str) -> Any:
-    """The local day so many calendar months after `as_of`, as ISO text; missing where unknown.
+def days(months: Floats, as_of: int, zone: str) -> npt.NDArray[np.object_]:
+    """The local day so many calendar months after `as_of`, as ISO text, (rows,), or None."""
+    ends, names = _ahead(as_of, zone)
+    known = ~np.isnan(months)
+    at = np.interp(np.where(known, months, 0.0), np.arange(MAX_MONTHS + 1), ends)
+    told: npt.NDArray[np.object_] = names[np.floor(at).astype(np.int64) - math.floor(ends[0])]
+    told[~known] = None
+    return told
 
-    An array of pandas' text, (rows,).
-    """
-    import pandas as pd
 
+@lru_cache(maxsize=64)
+def _ahead(as_of: int, zone: str) -> tuple[Floats, npt.NDArray[np.object_]]:
+    """Day numbers at which months 0 to 24 end, with the time of day, and the names of all days."""
     start = text(as_of, zone)[:10]
     clock = (as_of - instant(start, zone)) / DAY  # all months end at the same time of day
     ends = [local_day(add_months(as_of, m, zone), zone) for m in range(MAX_MONTHS + 1)]
-    known = ~np.isnan(months)
-    at = np.interp(np.where(known, months, 0.0), np.arange(MAX_MONTHS + 1), np.array(ends) + clock)
-    offset = np.floor(at).astype(np.int64) - ends[0]
-    names = np.datetime_as_string(
-        np.arange(ends[0], ends[-1] + 2).astype("datetime64[D]"), unit="D"
-    ).astype(object)
-    told = names[offset]
-    told[~known] = None
-    return pd.array(told, dtype=pd.StringDtype(na_value=np.nan))
+    days = np.arange(ends[0], ends[-1] + 2).astype("datetime64[D]")
+    return np.array(ends) + clock, np.datetime_as_string(days, unit="D").astype(object)

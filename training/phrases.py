@@ -17,7 +17,7 @@ from features.rules import minor_digits
 __all__ = [
     "ANCHOR", "COST", "FORECAST", "LEVEL", "PENDING", "REST", "RETURNED", "RHYTHM", "START",
     "amount", "begins", "fixed", "level", "money", "own_returns", "phrase", "plain_number",
-    "rhythm",
+    "rhythm", "waits",
 ]  # fmt: skip
 
 FORECAST: Final = "the rhythm's forecast"  # family of what the anchor says
@@ -75,6 +75,12 @@ def begins(plain: bool) -> Feature:
     """Where an explanation starts; `plain` models know no rhythm."""
     who = "new customers" if plain else "customers with this rhythm"
     return _own(START, "margin of the forecast, returns as of all", f"as {who} usually do")
+
+
+def waits() -> Feature:
+    """Where the explanation of somebody without an order starts."""
+    return _own(START, "margin of who signed up as long ago, returns as of all",
+                "as people without an order who signed up as long ago usually do")  # fmt: skip
 
 
 def level() -> Feature:

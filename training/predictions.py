@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from features.money import Cashflow
-from features.settings import MAX_MONTHS
 from training import outlook
 from training.intervals import HIGH, LOW, MEDIAN, Intervals
 from training.labels import Labels
@@ -65,17 +64,18 @@ class Predictions:
 
     def columns(self) -> dict[str, Floats]:
         """The predictions table's columns of every horizon, in the contract's order."""
-        net = np.column_stack([self.revenue(m + 1) for m in range(MAX_MONTHS)])
-        found: dict[str, Floats] = {}
+        net = self.gross * (1.0 - self.return_share)[:, None] - self.pending[:, None]
+        value, found = self.flow.running(net), {}
+        intervals = self._intervals()
         for j, h in enumerate(self.months):
             cost = self.flow.retention_cost(h)
-            found[f"revenue_{h}m"] = self.revenue(h)
+            found[f"revenue_{h}m"] = revenue = np.ascontiguousarray(net[:, h - 1])
             found[f"orders_{h}m"] = np.ascontiguousarray(self.orders[:, j])
             found[f"churn_{h}m"] = np.ascontiguousarray(self.churn[:, j])
-            found[f"margin_{h}m"] = self.flow.margin * self.revenue(h)
+            found[f"margin_{h}m"] = self.flow.margin * revenue
             found[f"retention_cost_{h}m"] = np.full(len(net), cost)
-            found[f"clv_{h}m"] = self.flow.discounted(net, h) - cost
-            found |= self._interval(h)
+            found[f"clv_{h}m"] = np.ascontiguousarray(value[:, h - 1]) - cost
+            found |= intervals[j] if intervals else {}
         return found
 
     def next_order(self) -> Floats:
@@ -99,16 +99,23 @@ class Predictions:
             found[f"order_value_{h}m"], found[f"active_months_{h}m"] = parts
         return found
 
-    def _interval(self, h: int) -> dict[str, Floats]:
-        """The 10, 50 and 90 % points of value, its standard deviation, and what a total shares."""
+    def _intervals(self) -> list[dict[str, Floats]]:
+        """Of each horizon 10, 50 and 90 % points of value, deviation, and what a total shares."""
         if self.intervals is None:
-            return {}
-        j, less = self.months.index(h), self.pending_value + self.flow.retention_cost(h)
-        known = self.value(h), self.orders[:, j], self.churn[:, j]
-        points = {"low": LOW, "median": MEDIAN, "high": HIGH}
-        found = {
-            f"clv_{h}m_{name}": self.intervals.quantile(level, *known, h) - less
-            for name, level in points.items()
-        }
-        found[f"clv_{h}m_sd"] = self.intervals.spread(*known)
-        return found | {f"clv_{h}m_common": np.full(len(less), self.intervals.shared(h))}
+            return []
+        own = self.flow.running(self.gross) * (1.0 - self.return_share)[:, None]
+        at = [h - 1 for h in self.months]
+        value, orders, churn = (
+            np.ascontiguousarray(each.T) for each in (own[:, at], self.orders, self.churn)
+        )
+        points = self.intervals.table((LOW, MEDIAN, HIGH), value, orders, churn, self.months)
+        spread = self.intervals.spread(value, orders, churn)
+        pending, found = self.pending_value, []
+        for j, h in enumerate(self.months):
+            low, median, high = points[:, j] - (pending + self.flow.retention_cost(h))
+            found.append({
+                f"clv_{h}m_low": low, f"clv_{h}m_median": median, f"clv_{h}m_high": high,
+                f"clv_{h}m_sd": spread[j],
+                f"clv_{h}m_common": np.full(len(pending), self.intervals.shared(h)),
+            })  # fmt: skip
+        return found

@@ -97,13 +97,21 @@ class ProspectModel:
     intervals: Intervals | None = None
 
     def predict(
-        self, rows: Rows, as_of: int, months: Sequence[int], newcomer: Newcomer
+        self,
+        rows: Rows,
+        as_of: int,
+        months: Sequence[int],
+        newcomer: Newcomer,
+        corrections: tuple[Floats, Floats] | None = None,
     ) -> Predictions:
-        """Predictions of prospects' rows at one `as_of`, for any horizons of 1 to 24 months."""
+        """Predictions of prospects' rows at one `as_of`, for any horizons of 1 to 24 months.
+
+        `corrections` take the place of the rows' own.
+        """
         asked = tuple(sorted(set(months)))
         age = rows.column(people.AGE.name)
         none = self._none(age, as_of, newcomer) if len(rows) else np.zeros((0, MAX_MONTHS))
-        up, odds = self._corrections(rows)
+        up, odds = corrections or self.corrections(rows)
         churn = NONE.of(logit(none) + odds[:, None])
         days = _order_days(churn, newcomer.order_days(as_of))
         factor = inv_boxcox(up + self.level, 0.0)[:, None]
@@ -140,12 +148,24 @@ class ProspectModel:
         ends = _month_ends(as_of, newcomer.settings.business.time_zone)
         return self.table.none(age[:, None], ends)
 
-    def _corrections(self, rows: Rows) -> tuple[Floats, Floats]:
+    def corrections(self, rows: Rows) -> tuple[Floats, Floats]:
+        """What is added to log value and to the logit of no order, (rows,) each."""
         if not self.members or not len(rows):
             return np.zeros(len(rows)), np.zeros(len(rows))
-        X, none = _inputs(rows, self.columns), np.zeros(len(rows))
+        X, none = self.seen(rows), np.zeros(len(rows))
         value, churn = (self.members.get(kind) for kind in ("value", "churn"))
         return value.correction(X) if value else none, churn.correction(X) if churn else none
+
+    def contributions(self, rows: Rows) -> tuple[Floats, Floats]:
+        """What each column adds to either correction, (rows, columns) each."""
+        X = self.seen(rows)
+        none = np.zeros(X.shape)
+        value, churn = (self.members.get(kind) for kind in ("value", "churn"))
+        return value.contributions(X) if value else none, churn.contributions(X) if churn else none
+
+    def seen(self, rows: Rows) -> Floats:
+        """What the members see of rows, (rows, columns)."""
+        return _inputs(rows, self.columns)
 
     # --- the bundle ---
 

@@ -11,6 +11,13 @@ share of returns), where D is the discounted margin of the anchor's forecast. Th
 phi_j are the Shapley values of the member's trees (`Booster.contributions`). The level is what
 they leave: the trees' mean over the rows learned from, the model's own level, and rounding.
 Churn is explained in its logit, where all terms are sums from the beginning.
+
+A prospect's value is explained likewise, from that of people who signed up as long ago. Two members
+correct it there, log value by up = sum of phi_j and the logit of no order by odds = sum of psi_j:
+
+    features         (phi_j + psi_j x L / odds) x (v1 - v0) / ln(v1 / v0)
+
+where L is what odds alone add to the log of v0, so that ln(v1 / v0) = up + L.
 """
 
 from __future__ import annotations
@@ -21,18 +28,20 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import exprel, inv_boxcox, logit
+from scipy.special import exprel, inv_boxcox, logit, xlogy
 
 from features.behaviour import Rows
 from features.catalogue import Feature
 from training import phrases
 from training.model import Model, Predictions
 
-__all__ = ["Reasons", "churn_reasons", "explain", "explain_churn"]
+__all__ = ["Reasons", "churn_reasons", "explain", "explain_churn", "explain_prospects"]
 
 Floats = npt.NDArray[np.float64]
 #: A chance keeps this distance from 0 and 1, so that its logit is finite.
 SURE: Final = 1e-15
+#: A logit moved by less moves the value along its tangent, taken over this step.
+STEP: Final = 1e-4
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,44 @@ def explain(model: Model, rows: Rows, as_of: int, months: int) -> Reasons:
     plain = model.settings.model.objective == "plain"
     terms = (
         phrases.begins(plain), *seen.terms, phrases.level(),
+        phrases.own_returns(model.returns.share), phrases.fixed(phrases.PENDING),
+        phrases.fixed(phrases.COST),
+    )  # fmt: skip
+    return Reasons(terms, _rows(money), _rows(values))
+
+
+def explain_prospects(model: Model, rows: Rows, as_of: int, months: int) -> Reasons:
+    """The same for prospects' rows of `features.people.prospects`: people without an order yet.
+
+    Raises
+    ------
+    InputError
+        The model knows no prospects.
+    """
+    own, zero = model.require_prospects(), np.zeros(len(rows))
+    up, odds = own.corrections(rows)
+
+    def value(up: Floats, odds: Floats) -> Floats:
+        return own.predict(rows, as_of, [months], model.newcomer, (up, odds)).value(months)
+
+    near = np.abs(odds) < STEP
+    step = np.where(near, STEP, odds)
+    pull = xlogy(1.0, value(zero, step) / value(zero, zero)) / step
+    total = up + odds * pull
+    phi, psi = own.contributions(rows)
+    parts = phi + psi * pull[:, None]
+    end = value(up, odds)
+    each = end * exprel(-total)
+    flow = model.newcomer.flow()
+    money = [
+        end * inv_boxcox(-total, 0.0), *(parts.T * each), (total - _summed(parts)) * each,
+        zero, zero, np.full(len(rows), 0.0 - flow.retention_cost(months)),
+    ]  # fmt: skip
+    unknown = np.full(len(rows), np.nan)
+    values = [unknown, *own.seen(rows).T, unknown, unknown, unknown, unknown]
+    known = {feature.name: feature for feature in rows.catalogue.features}
+    terms = (
+        phrases.waits(), *(known[name] for name in own.columns), phrases.level(),
         phrases.own_returns(model.returns.share), phrases.fixed(phrases.PENDING),
         phrases.fixed(phrases.COST),
     )  # fmt: skip

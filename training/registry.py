@@ -19,7 +19,9 @@ __all__ = [
     "champion",
     "fetch",
     "find",
+    "glance",
     "home",
+    "locate",
     "log_run",
     "mlruns",
     "promote",
@@ -94,6 +96,26 @@ def find(wanted: int | str = CHAMPION) -> Version:
     return _pick(versions(), wanted)
 
 
+def glance(wanted: int | str = CHAMPION) -> Version:
+    """`find` for those who look every few seconds: a local store is read by SQL or not at all.
+
+    Raises
+    ------
+    InputError
+        No such version, or the store is missing, locked, damaged or does not answer.
+    """
+    file = tracking.database()
+    if file is None:
+        return find(wanted)
+    try:
+        return _pick(_selected(file) if file.exists() else [], wanted)
+    except sqlite3.Error as error:
+        raise InputError(
+            f"MLflow's store {file} must be readable. Got: {error}. Restore it from a copy, or end "
+            "the process that holds it."
+        ) from None
+
+
 def fetch(version: int | str = CHAMPION) -> Path:
     """The folder of a version's bundle on this machine; unverified, so hand it to `bundle.verify`.
 
@@ -107,7 +129,12 @@ def fetch(version: int | str = CHAMPION) -> Path:
     BundleError
         Another bundle lies where the registered one was, for example an older one put back.
     """
-    return _folder(_pick(versions(), version))
+    return locate(_pick(versions(), version))
+
+
+def locate(version: Version) -> Path:
+    """`fetch` for a version that was just looked up."""
+    return folders.find(version.number, version.source, version.digest)
 
 
 def _known(store: tracking.Store) -> list[Version]:
@@ -123,6 +150,15 @@ def _look_up(file: Path) -> list[Version] | None:
     ``None`` where the tables are not as expected (another release, or just being made): then
     MLflow itself is asked.
     """
+    try:
+        return _selected(file)
+    except sqlite3.OperationalError:
+        return None
+    except sqlite3.DatabaseError:
+        return _ask(tracking.open_store())  # says what is wrong with the file
+
+
+def _selected(file: Path) -> list[Version]:
     # One statement, so that a promotion meanwhile is seen whole or not at all.
     query = """
         SELECT v.version, v.run_id, coalesce(v.storage_location, v.source), d.value,
@@ -134,13 +170,8 @@ def _look_up(file: Path) -> list[Version] | None:
         LEFT JOIN registered_model_aliases a ON a.name = v.name AND a.version = v.version
         WHERE v.name = ? AND v.current_stage <> 'Deleted_Internal'
         GROUP BY v.version ORDER BY v.version"""
-    try:
-        with contextlib.closing(tracking.connect(file)) as connection:
-            rows = connection.execute(query, (DIGEST, TAG, TAG_REASON, MODEL)).fetchall()
-    except sqlite3.OperationalError:
-        return None
-    except sqlite3.DatabaseError:
-        return _ask(tracking.open_store())  # says what is wrong with the file
+    with contextlib.closing(tracking.connect(file)) as connection:
+        rows = connection.execute(query, (DIGEST, TAG, TAG_REASON, MODEL)).fetchall()
     return [
         _version(number, run, source, tags, aliases.split(",") if aliases else ())
         for number, run, source, *tags, aliases in rows
@@ -196,10 +227,6 @@ def _pick(known: Sequence[Version], wanted: int | str) -> Version:
     names = ", ".join(f"{each.number} {' '.join(each.aliases)}".strip() for each in known[-20:])
     cure = "Promote one by clv promote VERSION" if wanted == CHAMPION else "Name one of them"
     raise InputError(f"The model must be one of: {names}. Got {wanted!r}. {cure}.")
-
-
-def _folder(version: Version) -> Path:
-    return folders.find(version.number, version.source, version.digest)
 
 
 # Champion and challenger
@@ -298,7 +325,7 @@ def _point(store: tracking.Store, alias: str, version: Version) -> None:
 
 
 def _verified(version: Version) -> Version:
-    bundle.verify(_folder(version), bundle.key(home()))
+    bundle.verify(locate(version), bundle.key(home()))
     return version
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -11,23 +12,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from features import tables
 from features.catalogue import feature_hash
 from features.errors import ClvError, InputError
-from features.settings import Settings
+from features.settings import MAX_MONTHS, Settings
 from features.settings import load as load_settings
 from features.spine import DAY, instant, text
 from features.store import Store
 from features.tables import Ingested
 from training import backtest as backtesting
 from training import bundle, card, gate, pages, plots, registry, sections
-from training.fitting import Progress, fit
+from training.compared import Compared
+from training.drivers import Drivers, drivers
+from training.fitting import Fitted, Progress, fit
 from training.gate import Verdict
 from training.judgement import Judgement
 from training.model import Model, golden_rows
+from training.population import Population
 from training.registry import Dataset, Version
+from training.samples import gather
 from training.tuning import Tuned, tune
 
 __all__ = ["Data", "Trained", "as_of_in", "find_settings", "read", "settings_file", "train"]
@@ -36,6 +42,8 @@ Data = str | Path | pd.DataFrame | Mapping[str, pd.DataFrame]
 WEEK: Final = 7 * DAY
 REQUIREMENTS: Final = ("clv",)
 SCORING: Final = "serving.scoring"
+LOOKED_AT: Final = 5_000  # customers whose mean stands for the population
+MEASURED: Final = 1_000  # of these, customers on whom drivers are measured
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Trained:
             "churn": self.model.settings.business.churn,
             "fingerprint": self.ingested.fingerprint,
             "test": self.test.as_dict() if self.test else None,
+            "no_prospects": self.model.no_prospects,
             "tuned": self.tuned.as_dict() if self.tuned else None,
             "gate": self.verdict.as_dict() if self.verdict else None,
             "seconds": round(self.seconds, 1),
@@ -170,9 +179,11 @@ def train(
         test, verdict = _tested(store.until(known_until), known_until, longest, settings, how)
         past = (test.said, *test.rehearsals) if test else ()
         fitted = fit(store, known_until, longest, settings, rehearsals=past, **how)
-        version = _register(fitted.model, test, verdict, ingested, seed, started, progress, tuned)
+        model, told = _looked_at(store, fitted, known_until, workers)
+        facts = card.Facts.of(ingested, seed, told)
+        version = _register(model, test, verdict, facts, started, progress, tuned)
     seconds = time.time() - started
-    return Trained(version, fitted.model, test, verdict, ingested, seconds, tuned)
+    return Trained(version, model, test, verdict, ingested, seconds, tuned)
 
 
 def with_horizons(settings: Settings, horizons: Sequence[int]) -> Settings:
@@ -206,7 +217,7 @@ def _tested(
         elif not same:
             # It has seen the window: what its recipe would have made before it stands in.
             old = replace(settings, model=champion.settings.model)
-            rivals[name] = fit(store, *place, old, **how).model
+            rivals[name] = fit(store, *place, old, with_prospects=False, **how).model
     test = backtesting.backtest(store, *place, settings, rivals=rivals, **how)
     values, churn = dict(test.values), dict(test.churn)
     if name and not renewal:
@@ -220,6 +231,26 @@ def _tested(
         draws=backtesting.DRAWS, renewal=renewal, first=version is None,
     )  # fmt: skip
     return test, verdict
+
+
+def _looked_at(
+    store: Store, fitted: Fitted, known_until: int, workers: int
+) -> tuple[Model, Drivers]:
+    """The model with its population where it knows no prospects, and what comes before leaving.
+
+    Both are of the customers as they are at the moment of training, or of a share of them.
+    """
+    model = fitted.model
+    zone = model.settings.business.time_zone
+    share = min(1.0, LOOKED_AT / max(model.customers, 1))
+    rows, _ = gather(store, fitted.catalogue, known_until, zone, share, (), workers)
+    if model.prospects is None:
+        everybody = model.predict(rows, known_until, range(1, MAX_MONTHS + 1))
+        model = replace(model, population=Population.of(everybody, known_until))
+    # By their ids, evenly: the same few in whatever order and buckets they stand.
+    place = np.argsort(np.argsort(rows.ids[rows.who], kind="stable"), kind="stable")
+    few = rows.take(place % math.ceil(len(rows) / MEASURED) == 0)
+    return model, drivers(model, few, known_until, min(model.settings.horizons.months))
 
 
 def _stored(version: Version | None) -> Model | None:
@@ -242,14 +273,14 @@ def _register(
     model: Model,
     test: Judgement | None,
     verdict: Verdict | None,
-    ingested: Ingested,
-    seed: int,
+    facts: card.Facts,
     started: float,
     progress: Progress | None,
     tuned: Tuned | None = None,
 ) -> Version:
     if progress:
         progress("logging to MLflow", 0.0)
+    ingested = facts.ingested
     summary = test.as_dict() if test else {}
     with tempfile.TemporaryDirectory(prefix="clv-") as place:
         folder = Path(place) / "bundle"
@@ -261,11 +292,11 @@ def _register(
             inputs=inputs,
             outputs=outputs,
             requirements=REQUIREMENTS,
-            params=_params(model, ingested, seed),
+            params=_params(model, ingested, facts.seed),
             metrics=_metrics(test),
             tags={"churn": model.settings.business.churn, "evidence": model.evidence(
                 model.settings.horizons.months)},
-            artifacts=_documents(model, test, verdict, card.Facts.of(ingested, seed), Path(place)),
+            artifacts=_documents(model, test, verdict, facts, Path(place)),
             datasets=[Dataset("orders", ingested.fingerprint[:36], ", ".join(ingested.files[:3]), {
                 "rows": ingested.rows_kept, "customers": ingested.customers})],
             verdict=verdict,
@@ -305,12 +336,19 @@ def _params(model: Model, ingested: Ingested, seed: int) -> dict[str, Any]:
 
 
 def _metrics(test: Judgement | None) -> dict[str, float]:
-    """Each metric of each model as ``model/metric``, ours without a prefix."""
+    """Each metric of each model as ``model/metric``, ours without; ``prospects/`` before theirs."""
     if test is None:
         return {}
-    found: dict[str, float] = {"test_months": float(test.months)}
-    for name, row in test.as_dict(compare=False)["models"].items():
-        prefix = "" if name == next(iter(test.values)) else f"{_slug(name)}/"
+    found: dict[str, float] = {"test_months": float(test.months), **_named(test)}
+    if test.prospects:
+        found |= {f"prospects/{name}": value for name, value in _named(test.prospects).items()}
+    return found
+
+
+def _named(test: Compared) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, row in test.models().items():
+        prefix = "" if name == test.ours else f"{_slug(name)}/"
         found |= {f"{prefix}{metric}": v for metric, v in row.items() if v is not None}
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 import numpy as np
@@ -38,7 +38,7 @@ class Season:
 
     index: tuple[float, ...] = (1.0,) * YEAR
 
-    @property
+    @cached_property
     def flat(self) -> bool:
         """Whether time runs evenly."""
         return all(each == 1.0 for each in self.index)

@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 
 from training import plots
+from training.compared import Compared
 from training.judgement import CHURN_INTERVALS, VALUE_INTERVALS, Judgement
 from training.metrics import (
+    ABS_BIAS,
     AUROC,
     AVERAGE_PRECISION,
     BASE_RATE,
@@ -48,15 +50,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "calibration", "campaign", "count", "coverage", "cutoffs", "differences", "figures", "models",
-    "money", "months", "pictures", "share", "slices", "total", "warnings",
+    "money", "months", "pictures", "prospects", "returned", "share", "slices", "total", "warnings",
 ]  # fmt: skip
 
 Range = tuple[float, float, float]
 VALUE: Final = (MAE, RMSE, BIAS, GINI, SPEARMAN, DECILE_MAPE)
 CAPTURE: Final = (CAPTURE_1, CAPTURE_5, CAPTURE_10, CAPTURE_20)
+APART: Final = (BIAS, GINI, MAE, AUROC, BRIER, ECE)  # of people who are few
 CHURN: Final = (AUROC, AVERAGE_PRECISION, BRIER, LOG_LOSS, ECE)
+PAIRED: Final = (GINI, RMSE, ABS_BIAS)
 LIFT: Final = (LIFT_5, LIFT_10, LIFT_20)
-SLICED: Final = (BIAS, GINI, MAE, AUROC, BRIER, ECE)
 DIRECTIONS: Final = (
     "↑: more is better, ↓: less is better; the total is best where it is nearest to 0. "
     "Best of each column in bold."
@@ -64,7 +67,7 @@ DIRECTIONS: Final = (
 #: Names for people, in tables and in running text.
 NAMES: Final = {
     MAE: "mean absolute error", RMSE: "root mean square error", BIAS: "total against real one",
-    "abs_bias": "nearness of the total", GINI: "normalised Gini", SPEARMAN: "rank correlation",
+    ABS_BIAS: "error of the total", GINI: "normalised Gini", SPEARMAN: "rank correlation",
     DECILE_MAPE: "error of decile means", CAPTURE_1: "top 1 %", CAPTURE_5: "top 5 %",
     CAPTURE_10: "top 10 %", CAPTURE_20: "top 20 %", AUROC: "ROC AUC", AVERAGE_PRECISION: "PR AUC",
     BRIER: "Brier score", LOG_LOSS: "log loss", ECE: "calibration error",
@@ -147,14 +150,14 @@ def cutoffs(tests: Sequence[Judgement]) -> Table:
 
 def models(test: Judgement) -> list[Block]:
     """All models beside each other, ours with 95 % intervals: value, its concentration, churn."""
-    board, found = test.leaderboard(), test.intervals()
+    board, found, unit = test.leaderboard(), test.intervals(), _currency(test)
     return [
-        _board("Value: net revenue of each customer", board, VALUE, found, test),
+        _board("Value: net revenue of each customer", board, VALUE, found, test, unit),
         _board("Share of the value that the customers predicted highest hold", board, CAPTURE,
-               {}, test),
-        _board("Churn: no order in these months", board, CHURN, found, test),
+               {}, test, unit),
+        _board("Churn: no order in these months", board, CHURN, found, test, unit),
         _board("Churn found among those predicted highest, times the average", board, LIFT, {},
-               test),
+               test, unit),
         Text(DIRECTIONS, "quiet"),
     ]  # fmt: skip
 
@@ -164,7 +167,8 @@ def _board(
     board: pd.DataFrame,
     metrics: Sequence[str],
     found: Mapping[str, Range],
-    test: Judgement,
+    test: Compared,
+    currency: str,
 ) -> Table:
     rows, strong = [], set()
     for i, name in enumerate(board.index):
@@ -172,7 +176,7 @@ def _board(
         known = {m: _number(m, board.loc[name, m]) for m in metrics}
         rows.append((str(name), *(_ranged(m, own[m]) if m in own else known[m] for m in metrics)))
         strong |= {(i, j + 1) for j, m in enumerate(metrics) if known[m] == _best(m, board[m])}
-    head = ("model", *(_head(metric, _currency(test)) for metric in metrics))
+    head = ("model", *(_head(metric, currency) for metric in metrics))
     return Table(caption, head, tuple(rows), strong=frozenset(strong))
 
 
@@ -200,7 +204,25 @@ def differences(test: Judgement) -> list[Block]:
         "bootstrap). Better and worse are said where the 95 % interval of the difference "
         "leaves out 0."
     )
-    return [Text(lead), Bullets(tuple(items))]
+    return [Text(lead), Bullets(tuple(items)), _gaps(test)]
+
+
+def _gaps(test: Judgement) -> Table:
+    """The paired differences that matter most, with their intervals."""
+    rows = []
+    for model, found in test.differences.groupby("model", sort=False):
+        by = {row["metric"]: row for row in found.to_dict("records")}
+        cells = (_moved(m, *(by[m][end] for end in ("difference", "low", "high"))) for m in PAIRED)
+        rows.append((str(model), *cells))
+    head = ("ours less", *(_head(metric, _currency(test)) for metric in PAIRED))
+    return Table("Paired differences, with 95 % intervals", head, tuple(rows))
+
+
+def _moved(metric: str, *found: float) -> Cell:
+    value, low, high = (
+        f"{100 * each:+z.1f} %" if metric == ABS_BIAS else f"{each:+z.3f}" for each in found
+    )
+    return value, f"({low} to {high})"
 
 
 def total(test: Judgement) -> Text:
@@ -226,6 +248,36 @@ def months(test: Judgement) -> Table:
     head = ("month", f"predicted, {unit}", f"came, {unit}", f"predicted so far, {unit}",
             f"came so far, {unit}")  # fmt: skip
     return Table("Net revenue of all customers, month by month", head, rows)
+
+
+def returned(test: Judgement) -> Table:
+    """How many ordered again by the end of each month, predicted and real."""
+    sums = [test.returned[name] for name in ("predicted", "actual")]
+    n = len(test.actual)
+    rows = tuple(
+        (str(k + 1), count(due), share(due / n), count(came), share(came / n))
+        for k, (due, came) in enumerate(zip(*sums, strict=True))
+    )
+    head = ("by the end of month", "predicted", "of all", "came", "of all")
+    return Table(f"Customers with another order, of {count(n)}", head, rows)
+
+
+def prospects(test: Judgement) -> list[Block]:
+    """People who had not ordered yet, judged on their own; or why they were not."""
+    found = test.prospects
+    if found is None:
+        return [Text(f"People without an order were not judged: {test.no_prospects}.")]
+    told, unit = found.as_dict(), _currency(test)
+    return [
+        Text(
+            f"{count(told['people'])} people had signed up before {found.cutoff} and had not "
+            f"ordered. {count(told['conversions'])} of them ordered in the {found.months} months "
+            f"after, for {money(told['revenue'])} {unit}; {money(told['predicted'][found.ours])} "
+            f"{unit} were predicted. They are in no other figure of the test."
+        ),
+        _board("Prospects: net revenue and the chance of no order", found.leaderboard(), APART, {},
+               found, unit),
+    ]  # fmt: skip
 
 
 def _steps(cumulative: Sequence[float]) -> list[float]:
@@ -292,9 +344,9 @@ def slices(test: Judgement) -> list[Block]:
     rows = []
     for row in test.slices.to_dict("records"):
         n = f"{count(row[N])}{' (small)' if row['small'] else ''}"
-        cells = (_ranged(m, (row[m], row[f"{m}_low"], row[f"{m}_high"])) for m in SLICED)
+        cells = (_ranged(m, (row[m], row[f"{m}_low"], row[f"{m}_high"])) for m in APART)
         rows.append((f"{row['slice']}: {row['level']}", n, *cells))
-    head = ("slice", "customers", *(_head(metric, _currency(test)) for metric in SLICED))
+    head = ("slice", "customers", *(_head(metric, _currency(test)) for metric in APART))
     return [
         Table("Every kind of customer, with 95 % intervals", head, tuple(rows)),
         Text("Small slices have too few customers to be judged.", "quiet"),

@@ -32,11 +32,16 @@ from training.metrics import (
 )
 from training.scores import bootstraps
 
-__all__ = ["ALL", "OTHER", "UNKNOWN", "WITH_INTERVAL", "by_slice", "out_of_band", "standard_slices"]
+__all__ = [
+    "ALL", "FIRST_CHANNEL", "OTHER", "STANDARD", "UNKNOWN", "WITH_INTERVAL", "by_slice",
+    "out_of_band", "require_slice", "standard_slices",
+]  # fmt: skip
 
 Labels = npt.NDArray[np.object_]
 ALL, OTHER, UNKNOWN = "all", "other", "unknown"
 EVERYBODY = "customers"
+STANDARD: Final = (ALL, "orders", "cohort", "decile")  # of any data; attributes are added
+FIRST_CHANNEL: Final = "first_channel"
 WITH_INTERVAL: Final = (MAE, GINI, BIAS, AUROC, BRIER, ECE)
 MOST_LEVELS: Final = 16  # of a slice, as in the features; the rarer ones are `OTHER`
 
@@ -85,6 +90,21 @@ def standard_slices(
         "decile": np.array([f"{each:02d}" for each in range(BINS + 1)], object)[tenth],
         **{name: _labels(given) for name, given in (attributes or {}).items()},
     }
+
+
+def require_slice(name: str, known: Sequence[str]) -> None:
+    """Refuse a slice that there is not.
+
+    Raises
+    ------
+    InputError
+        Naming those that there are.
+    """
+    if name not in known:
+        raise InputError(
+            f"A slice must be one of {', '.join(known)}. Got {name!r}. Name one of them, or list "
+            "the column of the table customers in [customers] static."
+        )
 
 
 def by_slice(

@@ -27,6 +27,7 @@ __all__ = [
     "reap",
     "this_process",
     "tracking_uri",
+    "try_lock",
 ]
 
 import contextlib
@@ -288,7 +289,7 @@ def lock() -> Iterator[None]:
         return
     try:
         deadline = time.monotonic() + PATIENCE
-        while not _try_lock(descriptor):
+        while not try_lock(descriptor):
             if time.monotonic() > deadline:
                 raise InputError(
                     f"The store must be free within {PATIENCE:.0f} s. Got {path} held by another "
@@ -300,7 +301,8 @@ def lock() -> Iterator[None]:
         os.close(descriptor)  # frees the lock
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed or the process ends; False if another one has it."""
     try:
         if sys.platform == "win32":
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)

@@ -28,7 +28,10 @@ def check(
 
     Example: clv check orders.csv --strict --quarantine refused.csv
     """
+    from dataclasses import replace
+
     from features import tables
+    from features.campaigns import survey
     from serving.progress import shown
     from training.run import as_of_in, find_settings, read
 
@@ -38,12 +41,18 @@ def check(
             as_of_in(store, as_of, settings)
         if quarantine is not None:
             tables.quarantine(found, quarantine)
-        print_json(found.as_dict()) if as_json else print(found.format())
-        if strict and found.refused:
+        beside = survey(data, settings)
+        told = replace(found, rules=(*found.rules, *beside.rules))
+        if as_json:
+            print_json(told.as_dict() | beside.facts)
+        else:
+            print("\n".join([told.format(), *beside.lines]))
+        refused = found.refused + beside.refused
+        if strict and refused:
+            whole = found.rows_in + found.events_in + beside.facts.get("contacts_in", 0)
             raise InputError(
-                f"--strict wants no row refused. Refused were {found.refused:,} of "
-                f"{found.rows_in + found.events_in:,}. Mend them (--quarantine FILE lists "
-                "them) or go without it."
+                f"--strict wants no row refused. Refused were {refused:,} of {whole:,}. Mend them "
+                "(--quarantine FILE lists those of orders and events) or go without it."
             )
 
 

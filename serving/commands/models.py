@@ -67,6 +67,12 @@ def backtest(
         str | None,
         typer.Option(help="Also judge so many days after customers' first orders: 0,30,90."),
     ] = None,
+    one_slice: Annotated[
+        str | None,
+        typer.Option(
+            "--slice", metavar="NAME", help="Print this slice of every date, such as country."
+        ),
+    ] = None,
     config: Config = None,
     seed: Seed = 0,
     workers: Workers = None,
@@ -81,9 +87,11 @@ def backtest(
     from serving.batch import require_writable
     from serving.progress import shown
     from training.backtest import backtest as judge
-    from training.backtest import rolling
+    from training.backtest import possible_slices, rolling
+    from training.labels import require_ripe
     from training.newcomers import early as read_early
     from training.run import find_settings, read, with_horizons
+    from training.slices import require_slice
 
     if out is not None:
         require_writable(out, (".html",))
@@ -92,6 +100,10 @@ def backtest(
     asked = [instant(day, zone) for day in as_of.split(",")] if as_of else []
     days = numbers(early, "Days after the first order", "0,30,90")
     with shown(as_json) as progress, read(data, settings, progress) as (store, _):
+        if one_slice:
+            require_slice(one_slice, possible_slices(store, settings))
+        for moment in asked:  # before the first of them is fitted
+            require_ripe(moment, horizon, store.coverage_end, zone)
         moments = sorted(set(asked)) or rolling(store, horizon, settings)
         options: dict[str, Any] = {"seed": seed, "workers": workers or 1, "progress": progress}
         found = [
@@ -102,6 +114,8 @@ def backtest(
                        workers=workers or 1)
             for moment, one in zip(moments, found, strict=True) if days
         ]  # fmt: skip
+    if one_slice:
+        require_slice(one_slice, list(dict.fromkeys(found[-1].slices["slice"])))
     if out is not None:
         from serving.views.backtests import write_page
 
@@ -110,7 +124,7 @@ def backtest(
         apart = {"early": [[one.as_dict() for one in some] for some in reads]} if days else {}
         print_json({"backtests": [one.as_dict() for one in found], **apart})
     else:
-        print("\n\n".join([words.backtested(found),
+        print("\n\n".join([words.backtested(found, one_slice),
                            *(words.early(one) for some in reads for one in some)]))  # fmt: skip
         if out is not None:
             print(f"Written to {out}")

@@ -57,6 +57,8 @@ def _newest(test: Judgement) -> list[Section]:
                                      sections.months(test))),
         Section("Calibration of churn", (sections.calibration(test), shown["calibration"])),
         Section("Intervals", (shown["coverage"], *sections.coverage(test))),
+        Section("Next order", (sections.returned(test),)),
+        Section("Prospects", tuple(sections.prospects(test))),
         Section("A campaign against churn", (sections.campaign(test), shown["profit"])),
         Section("Kinds of customers", (*sections.warnings(test), *sections.slices(test))),
     ]  # fmt: skip

@@ -1,7 +1,8 @@
 """The figures we hold ourselves to, printed: ``python -m tests.bench [NAME ...]``.
 
 Apart from the tests: nothing here asserts a time. `CLV_DATA` names the folder of the real data
-sets (cdnow.parquet, online_retail_ii_quarter.parquet); without it their benches are passed over.
+sets (cdnow, hillstrom, online_retail_ii_quarter, as .parquet); without it their benches are passed
+over.
 """
 
 from __future__ import annotations
@@ -9,20 +10,42 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from tests.bench import accuracy, events, reasons, speed, trust
+from tests.bench import (
+    accuracy,
+    decisions,
+    events,
+    intervals,
+    overload,
+    reasons,
+    serve,
+    speed,
+    trust,
+)
 
 BENCHES: dict[str, Callable[[], None]] = {
     "cdnow": accuracy.cdnow,
     "retail": accuracy.retail,
     "bench-shop": accuracy.bench_shop,
     "events": events.worth,
+    "intervals": intervals.intervals,
     "reasons": reasons.cdnow,
+    "hillstrom": decisions.hillstrom,
+    "a-a": decisions.a_a,
+    "known-effects": decisions.known_effects,
+    "uplift": decisions.uplift_shop,
+    "plan": decisions.plan,
     "small-shop": trust.small,
     "totals": trust.totals,
     "features": speed.features,
     "one-customer": speed.one_customer,
     "features-command": speed.features_command,
     "predict": speed.predict,
+    "serve": serve.serve,
+    "overload": overload.overload,
+    "swaps": overload.swaps,
+    "soak": overload.soak,
+    "slow": overload.slow,
+    "kills": overload.kills,
 }
 
 

@@ -1,0 +1,1 @@
+"""What to do: pure functions, tables and settings in, tables out."""

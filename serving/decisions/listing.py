@@ -1,0 +1,192 @@
+"""From files to a list: read, leave out, rank, divide by chance, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from features.campaigns import Contacts, contacts
+from features.errors import InputError
+from features.settings import Settings, written
+from features.store import Store
+from serving.decisions import audiences, files, targets
+from serving.decisions.campaigns import attributes
+from serving.decisions.targets import Chosen, Gain
+from training.fitting import Progress
+from training.run import find_settings, read, settings_file
+
+__all__ = ["Asked", "listed", "parts_of", "reasons_text", "save"]
+
+ALONGSIDE: Final = ("evidence", "p_return", "value_if_back", "uplift", "next_order_on")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a list is asked to be; see `targets.choose` and `targets.excluded`."""
+
+    top: int | None = None
+    budget: float | None = None
+    offer_cost: float | None = None
+    offer: str = ""
+    control: float = 0.1
+    exclude: tuple[str, ...] = ()
+    channel: str | None = None
+    horizon: int | None = None
+    kind: str = "csv"  # or a platform of `audiences.FORMATS`
+    campaign: str = ""
+    seed: int = 0
+    on: str | None = None  # date of the contacts, by default that of the predictions
+
+
+@dataclass(frozen=True)
+class List:
+    """A list and what is written of it."""
+
+    chosen: Chosen
+    months: int
+    as_of: str
+    cost: float
+    settings: Settings
+    contacts: pd.DataFrame | None
+    audience: pd.DataFrame | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; no customer's."""
+        rest = {} if self.audience is None else {"matchable": len(self.audience)}
+        return {
+            "as_of": self.as_of, "horizon": self.months, "offer_cost": self.cost,
+            "currency": self.settings.business.currency, **self.chosen.as_dict(), **rest,
+        }  # fmt: skip
+
+
+def listed(
+    data: str,
+    table: str | Path,
+    asked: Asked,
+    gain: Callable[[pd.DataFrame, int, Settings, Store], tuple[pd.DataFrame, Gain]],
+    *,
+    config: Path | None = None,
+    with_contacts: bool = False,
+    progress: Progress | None = None,
+    out: Callable[[pd.DataFrame, int], Sequence[tuple[str, Any]]] | None = None,
+) -> List:
+    """A list by the gain that `gain` gives, after the exclusions and those of `out`.
+
+    Raises
+    ------
+    InputError
+        A table, column or option is missing or not as it must be.
+    """
+    if asked.kind != "csv" and asked.kind not in audiences.FORMATS:
+        raise InputError(
+            f"--format must be csv, {', '.join(audiences.FORMATS)}. Got {asked.kind!r}."
+        )
+    predictions = files.predictions(table)
+    months = files.horizon_of(predictions, asked.horizon)
+    settings = find_settings(data, config)
+    cost = _cost(asked, data, config, settings)
+    # A platform needs its own consent, whatever else is named.
+    wanted = dict.fromkeys(c for c in (asked.channel, audiences.CHANNEL.get(asked.kind)) if c)
+    channel = next(iter(wanted), None)
+    past = _contacts(data, settings, asked.exclude)
+    with read(data, settings, progress) as (store, _):
+        rules = targets.excluded(asked.exclude, predictions, months, store, past, list(wanted))
+        rules += list(out(predictions, months)) if out else []
+        predictions, gains = gain(predictions, months, settings, store)
+        chosen = targets.choose(
+            predictions, gains, cost=cost, top=asked.top, budget=asked.budget,
+            control=asked.control, out=rules, name=asked.campaign, seed=asked.seed,
+        )  # fmt: skip
+        if channel is None:
+            note = "no channel was named, so nobody's consent was looked at (--channel email)"
+            chosen = replace(chosen, notes=(*chosen.notes, note))
+        made = _audience(chosen, asked.kind, store, months) if asked.kind != "csv" else None
+    as_of = str(predictions["as_of"].iloc[0])
+    drawn = None
+    if with_contacts:
+        drawn = targets.contacts_table(
+            chosen, asked.campaign, asked.on or as_of, settings.business.time_zone,
+            f"clv_{months}m", channel, asked.offer,
+        )  # fmt: skip
+    return List(chosen, months, as_of, cost, settings, drawn, made)
+
+
+def _cost(asked: Asked, data: str, config: Path | None, settings: Settings) -> float:
+    if asked.offer_cost is not None:
+        return asked.offer_cost
+    known = "contact_cost" in written(settings_file(data, config), "judgement")
+    if asked.budget is not None and not known:
+        raise InputError(
+            "--budget needs the cost of one contact. Got none. Say --offer-cost, or set "
+            "[judgement] contact_cost in clv.toml."
+        )
+    return settings.judgement.contact_cost
+
+
+def _contacts(data: str, settings: Settings, rules: Sequence[str]) -> Contacts | None:
+    """The table contacts, where a rule needs it."""
+    if not any(rule.startswith("contacted:") for rule in rules):
+        return None
+    return contacts(data, settings)
+
+
+def _audience(chosen: Chosen, kind: str, store: Store, months: int) -> pd.DataFrame:
+    """The treated only: who is control must not be reached."""
+    treated = chosen.treated.reset_index(drop=True)
+    path = store.people(0)
+    have = pq.read_schema(path).names if path.exists() else []
+    known = [column for column in audiences.PERSON if column in have]
+    people = attributes(store, treated["customer_id"].tolist(), known)
+    value = f"clv_{months}m"
+    churn = f"churn_{months}m"
+    people = people.assign(**{value: treated[value].round(2), churn: treated[churn].round(4)})
+    return audiences.audience(people, kind, value)
+
+
+def reasons_text(cell: object) -> str | None:
+    """The column `reasons` of the predictions as words: "text (+money); ..."."""
+    import json
+
+    if not isinstance(cell, str):
+        return None
+    try:
+        lines = json.loads(cell)
+        return "; ".join(f"{line['text']} ({line['money']:+.2f})" for line in lines[:3])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def parts_of(made: List, asked: Asked) -> pd.DataFrame:
+    """The list as a table for people: who, which arm, what for, and why."""
+    frame, h = made.chosen.frame, made.months
+    first = ["customer_id", "rank", "arm", "layer", "gain", "gain_sd", "cost"]
+    predicted = [f"churn_{h}m", f"clv_{h}m", f"clv_{h}m_low", f"clv_{h}m_high"]
+    wanted = [*first, *predicted, *ALONGSIDE, "segment"]
+    shown = frame[[column for column in wanted if column in frame]].copy()
+    shown.insert(3, "channel", asked.channel)
+    shown.insert(4, "offer", asked.offer or None)
+    if "reasons" in frame:
+        shown["reasons"] = [reasons_text(cell) for cell in frame["reasons"]]
+    digits = dict.fromkeys(("gain", "gain_sd", *predicted[1:], "value_if_back", "uplift"), 2)
+    return shown.round({**digits, predicted[0]: 4, "p_return": 4})
+
+
+def save(made: List, asked: Asked, out: Path, contacts_out: Path | None) -> None:
+    """Write the list, or the platform's file, and the contacts to measure it by.
+
+    Raises
+    ------
+    InputError
+        A place that cannot be written, or contacts that would replace a file.
+    """
+    if made.audience is not None:
+        audiences.write(made.audience, out)
+    else:
+        files.write(parts_of(made, asked), out, "list")
+    if contacts_out is not None and made.contacts is not None:
+        files.write(made.contacts, contacts_out, shown=False)
