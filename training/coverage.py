@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from training.intervals import HIGH, LOW, MEDIAN, Intervals
-from training.metrics import BINS, bins_of, ties_of
+from training.metrics import BINS, bins_of
+from training.ranks import ties_of
 from training.rehearsal import Rehearsal
 
 __all__ = ["Points", "coverage"]

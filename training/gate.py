@@ -34,13 +34,13 @@ from training.metrics import (
     MAE,
     RMSE,
     SPEARMAN,
-    Floats,
     better,
     column,
     is_churn,
     measure,
     same_length,
 )
+from training.ranks import Floats
 from training.scores import Difference, calibrated_ece, paired, verdict
 
 __all__ = ["PASSED", "REFUSED", "TAG", "TAG_REASON", "GateRules", "Line", "Verdict", "judge"]

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from features.errors import InputError
+from training.ranks import Floats, Ints, Rows, Sample, Ties, centred, cumulated
 
 __all__ = [
     "CHURN_METRICS",
@@ -29,17 +29,11 @@ __all__ = [
     "LOWER_IS_BETTER",
     "METRICS",
     "VALUE_METRICS",
-    "Floats",
-    "Outcomes",
-    "Rows",
-    "Sample",
-    "Ties",
     "better",
     "bins_of",
     "check_churn",
     "churn_metrics",
     "column",
-    "cumulated",
     "decile_table",
     "gain_points",
     "is_churn",
@@ -47,18 +41,12 @@ __all__ = [
     "reliability_table",
     "rows_of",
     "same_length",
-    "ties_of",
     "value_metrics",
 ]
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.intp]
 
 BINS = 10
 # A sum that should be zero comes out as a few last bits of its terms: those are not a total.
 ROUNDING = 1e-12
-# As scikit-learn clips: a sure and wrong answer costs 36, not infinity.
-CLIP = float(np.finfo(np.float64).eps)
 
 # The names of the metrics.
 MAE, RMSE, BIAS, ABS_BIAS, WAPE = "mae", "rmse", "bias", "abs_bias", "wape"
@@ -81,147 +69,6 @@ COMPARED: Final = (MAE, RMSE, ABS_BIAS, GINI, SPEARMAN, DECILE_MAPE)
 COMPARED_CHURN: Final = (AUROC, AVERAGE_PRECISION, BRIER, LOG_LOSS)
 
 
-class Ties(NamedTuple):
-    """Rows from the highest score to the lowest; rows of equal score make one step."""
-
-    order: Ints  # the row at each place
-    last: Ints  # the last place of each step
-    step: Ints  # the step of each row
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Customers in canonical order with what the metrics share, worked out at most once."""
-
-    actual: Floats
-    predicted: Floats
-
-    @cached_property
-    def by_prediction(self) -> Ties:
-        """Rows from the highest prediction to the lowest."""
-        return ties_of(self.predicted)
-
-    @cached_property
-    def by_actual(self) -> Ties:
-        """Rows from the highest outcome to the lowest."""
-        return ties_of(self.actual)
-
-    @cached_property
-    def error(self) -> Floats:
-        """Distance of each prediction from what came."""
-        return np.abs(self.actual - self.predicted)
-
-    @cached_property
-    def squared(self) -> Floats:
-        """Its square."""
-        return self.error**2
-
-    @cached_property
-    def surprise(self) -> Floats:
-        """-log of the probability given to what happened."""
-        p = np.clip(self.predicted, CLIP, 1 - CLIP)
-        return -np.log(np.where(self.actual > 0, p, 1 - p))
-
-
-def ties_of(score: Floats) -> Ties:
-    """Rows from the highest score to the lowest, equal scores in one step."""
-    order = np.argsort(-score, kind="stable")
-    ranked = score[order]
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    step = np.empty(len(score), dtype=np.intp)
-    step[order] = np.repeat(np.arange(len(last)), np.diff(last, prepend=-1))
-    return Ties(order, last, step)
-
-
-def cumulated(ties: Ties, amounts: Floats) -> Floats:
-    """Sums of ``amounts`` after 0, 1, 2, ... steps, from the highest score downwards."""
-    sums = np.empty(len(ties.last) + 1)
-    sums[0] = 0.0
-    np.take(np.cumsum(amounts[ties.order]), ties.last, out=sums[1:])
-    return sums
-
-
-def _centred(place: Floats) -> Floats:
-    """Twice (average rank - mean rank) of each step, highest positive: exact whole numbers."""
-    centred: Floats = place[-1] - place[:-1] - place[1:]
-    return centred
-
-
-class Outcomes:
-    """What came, with the weights of one resample: the same for every model judged on it."""
-
-    def __init__(self, rows: Rows, weights: Floats) -> None:
-        self.weights = weights
-        self.total = float(weights.sum())
-        self._rows = rows
-
-    @cached_property
-    def amounts(self) -> Floats:
-        """Weighted outcome of each row."""
-        return self.weights * self._rows.actual
-
-    @cached_property
-    def sum(self) -> float:
-        """Sum of the weighted outcomes."""
-        return float(self.amounts.sum())
-
-    @cached_property
-    def size(self) -> float:
-        """Sum of their absolute values."""
-        return float(np.abs(self.amounts).sum())
-
-    @cached_property
-    def _place(self) -> Floats:
-        return cumulated(self._rows.by_actual, self.weights)
-
-    @cached_property
-    def perfect(self) -> float:
-        """The area of the Gini of rows ranked by what came."""
-        value = np.diff(cumulated(self._rows.by_actual, self.amounts))
-        return float((value * _centred(self._place)).sum())
-
-    @cached_property
-    def ranks(self) -> Floats:
-        """Centred rank of each row by what came, times its weight."""
-        return self.weights * _centred(self._place)[self._rows.by_actual.step]
-
-    @cached_property
-    def spread(self) -> float:
-        """Sum of squares of the centred ranks."""
-        return float((np.diff(self._place) * _centred(self._place) ** 2).sum())
-
-
-class Sample:
-    """The rows of one model in one resample; the sums that metrics share are made at most once."""
-
-    def __init__(self, rows: Rows, outcomes: Outcomes) -> None:
-        self.rows, self.outcomes = rows, outcomes
-
-    @classmethod
-    def whole(cls, rows: Rows) -> Sample:
-        """Every row once."""
-        return cls(rows, Outcomes(rows, np.ones(len(rows.actual))))
-
-    @cached_property
-    def place(self) -> Floats:
-        """Customers after 0, 1, 2, ... steps, from the highest prediction downwards."""
-        return cumulated(self.rows.by_prediction, self.outcomes.weights)
-
-    @cached_property
-    def gained(self) -> Floats:
-        """Outcome after as many steps."""
-        return cumulated(self.rows.by_prediction, self.outcomes.amounts)
-
-    @cached_property
-    def promised(self) -> Floats:
-        """Prediction after as many steps."""
-        return cumulated(self.rows.by_prediction, self.outcomes.weights * self.rows.predicted)
-
-    def mean(self, amounts: Floats) -> float:
-        """Weighted mean of one number per row."""
-        return float((self.outcomes.weights * amounts).sum()) / self.outcomes.total
-
-
 def _over(part: float, total: float, size: float) -> float:
     """``part / total``; nan when the total is not positive (``size``: sum of absolute terms)."""
     return float(part / total) if total > ROUNDING * size else math.nan
@@ -241,18 +88,18 @@ def _wape(sample: Sample) -> float:
 def _gini(sample: Sample) -> float:
     # The area between gain curve and diagonal is the covariance of value and rank; the total,
     # over which the shares are taken, cancels, so refunds beyond sales do no harm.
-    area = float((np.diff(sample.gained) * _centred(sample.place)).sum())
+    area = float((np.diff(sample.gained) * centred(sample.place)).sum())
     perfect = sample.outcomes.perfect
     return area / perfect if perfect > 0 else math.nan
 
 
 def _spearman(sample: Sample) -> float:
-    centred = _centred(sample.place)
+    ranks = centred(sample.place)
     spread_a = sample.outcomes.spread
-    spread_p = float((np.diff(sample.place) * centred**2).sum())
+    spread_p = float((np.diff(sample.place) * ranks**2).sum())
     if spread_a == 0 or spread_p == 0:
         return math.nan if spread_a == 0 else 0.0
-    both = float((sample.outcomes.ranks * centred[sample.rows.by_prediction.step]).sum())
+    both = float((sample.outcomes.ranks * ranks[sample.rows.by_prediction.step]).sum())
     return both / (math.sqrt(spread_a) * math.sqrt(spread_p))
 
 

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.errors import InputError
-from training.metrics import Floats, Ties, check_churn, column, cumulated, same_length, ties_of
+from training.metrics import check_churn, column, same_length
+from training.ranks import Floats, Ties, cumulated, ties_of
 from training.scores import Interval, percentiles, resamples
 
 __all__ = ["Best", "Rank", "best_share", "profit_curve"]

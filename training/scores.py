@@ -10,20 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from features.errors import InputError
-from training.metrics import (
-    METRICS,
-    Floats,
-    Outcomes,
-    Rows,
-    Sample,
-    better,
-    bins_of,
-    check_churn,
-    column,
-    is_churn,
-    rows_of,
-    ties_of,
-)
+from training.metrics import METRICS, better, bins_of, check_churn, column, is_churn, rows_of
+from training.ranks import Floats, Outcomes, Rows, Sample, ties_of
 
 __all__ = [
     "Difference",

@@ -27,9 +27,9 @@ from training.metrics import (
     column,
     is_churn,
     same_length,
-    ties_of,
     value_metrics,
 )
+from training.ranks import ties_of
 from training.scores import bootstraps
 
 __all__ = [
