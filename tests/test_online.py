@@ -167,7 +167,7 @@ def test_a_model_that_reads_events_asks_for_them(whole):
 def test_a_contract_is_asked_for_where_churn_is_its_end():
     model = fitted.base().model
     settings = fitted.settings(business={"churn": "contract_end"})
-    scorer = Scorer(Loaded(type(model)(**{**vars(model), "settings": settings}), "1"))
+    scorer = Scorer(Loaded(replace(model, settings=settings), "1"))
     customer = {"customer_id": "a", "orders": [{"order_ts": "2024-01-01", "amount": 5.0}]}
     with pytest.raises(InputError, match="contract_end"):
         scorer.predict([customer], AS_OF, (12,))
