@@ -17,11 +17,13 @@ from asking import ask, post
 from conftest import same_bits, use_home
 
 from features.errors import InputError
+from features.settings import Serving
 from serving import lookup
 from serving.answers import refusal
 from serving.api import Fixed, Options, application
 from serving.batch import score, write
 from serving.client import Client, ServiceError
+from serving.guard import Guard
 from serving.loader import Loaded
 from serving.lookup import Lookup, latest
 from serving.metrics import Metrics
@@ -362,6 +364,21 @@ def test_the_route_tells_what_is_not_there(kept):
     assert ask(bare, "GET", f"/v1/customers/{name}").json["error"]["type"] == "no_predictions"
     empty = application(Fixed(loaded()), Options(predictions=home / "nothing"))
     assert ask(empty, "GET", f"/v1/customers/{name}").status == 404
+
+
+def test_our_own_fault_has_the_form_of_all_errors_and_names_nobody(kept, monkeypatch, caplog):
+    home, _ = kept
+
+    def broken(*_):
+        raise RuntimeError("canary@example.org")
+
+    monkeypatch.setattr(Lookup, "find", broken)
+    app = Guard(application(Fixed(loaded()), Options(predictions=latest(home))), Serving())
+    found = ask(app, "GET", "/v1/customers/canary", headers=[("host", "localhost:8080")])
+    assert (found.status, found.json["error"]["type"]) == (500, "our_fault")
+    assert b"canary" not in found.body
+    assert "RuntimeError" in caplog.text
+    assert "canary" not in caplog.text
 
 
 # Counters and documents
