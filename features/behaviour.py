@@ -146,6 +146,11 @@ class Rows:
         """One feature, (rows,), contiguous."""
         return np.ascontiguousarray(self.values[:, self.catalogue.places[name]])
 
+    def knows(self, name: str) -> bool:
+        """Whether anything is said of an attribute of the customers table, if only that none is."""
+        told = self.texts is not None and name in self.texts
+        return told or (self.attributes is not None and name in self.attributes)
+
     def attribute(self, name: str) -> list[str]:
         """An attribute of the customers table as text, one per customer; "" where not known."""
         if self.texts is not None and name in self.texts:
@@ -177,7 +182,7 @@ def build(
     """
     n, k = len(bucket), len(cutoffs)
     if pairs is None:
-        every, starts = np.tile(np.arange(k), n), np.arange(n + 1, dtype=np.int64) * k
+        every, starts = np.arange(n * k) % k, np.arange(n + 1, dtype=np.int64) * k
     else:
         every, starts = pairs[1], np.searchsorted(pairs[0], np.arange(n + 1)).astype(np.int64)
     spine = (starts, cutoffs.times[every], cutoffs.days[every], cutoffs.months[every])
@@ -198,7 +203,7 @@ def build(
         values = np.hstack([values, beyond])
     if catalogue.vocabulary.attributes:
         hidden = bucket.acquired[who] >= cutoffs.times[cut]
-        known = profile(bucket.attributes, n, catalogue.vocabulary, who, hidden, bucket.texts)
+        known = profile(bucket.attributes, catalogue.vocabulary, who, hidden, bucket.texts)
         values = np.hstack([values, known])
     return Rows(bucket.ids, who, cut, values, catalogue, bucket.attributes, bucket.texts)
 
@@ -223,23 +228,19 @@ def engaged(events: Events, who: Ints, as_of: Ints, catalogue: Catalogue) -> Flo
 
 
 def _slots(bucket: Bucket, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
-    out = np.empty((len(bucket.ts), len(windows.GROUPS)), np.int32)
-    # Day 0, 1970-01-01, was a Thursday; Monday is slot 0.
-    out[:, 0] = (bucket.day + 3) % 7
-    out[:, 1] = bucket.hour // 6
-    month = bucket.day.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
-    out[:, 2] = month % 12 // 3
-    out[:, 3] = _placed(bucket.channel, bucket.levels["channel"], vocabulary.channel)
-    out[:, 4] = _placed(bucket.category, bucket.levels["category"], vocabulary.category)
-    return out
+    return windows.slots_of(
+        bucket.day, bucket.hour, bucket.channel, bucket.category,
+        _placed(bucket.levels["channel"], vocabulary.channel),
+        _placed(bucket.levels["category"], vocabulary.category),
+    )  # fmt: skip
 
 
-def _placed(codes: Ints, names: list[str], levels: tuple[str, ...]) -> Ints:
-    if not levels or not names:
-        return np.full(len(codes), -1, np.int64)
+def _placed(names: list[str], levels: tuple[str, ...]) -> Ints:
+    """The slot of each code, and at last that of code -1."""
+    if not levels:
+        return np.full(len(names) + 1, -1, np.int64)
     place, other = _index(levels), len(levels)
-    table = np.array([*(place.get(name, other) for name in names), -1], np.int64)
-    return table[codes]  # code -1 takes the last entry
+    return np.array([*(place.get(name, other) for name in names), -1], np.int64)
 
 
 @lru_cache(maxsize=64)
@@ -249,7 +250,6 @@ def _index(levels: tuple[str, ...]) -> dict[str, int]:
 
 def profile(
     attributes: pd.DataFrame | None,
-    customers: int,
     vocabulary: Vocabulary,
     who: Ints,
     hidden: npt.NDArray[np.bool_],
@@ -260,28 +260,34 @@ def profile(
     `attributes` has a row per customer, or `texts` an entry; ``who[r]`` is a row's
     customer. Rows whose customer was acquired at or after the cutoff know nothing yet: `hidden`.
     """
-    columns: list[Floats] = []
+    width = sum(1 if levels is None else len(levels) + 1 for _, levels in vocabulary.attributes)
+    found, start = np.zeros((len(who), width)), 0
     for name, levels in vocabulary.attributes:
-        text = _text(attributes, texts, name, customers)
+        text = _text(attributes, texts, name)
+        end = start + (1 if levels is None else len(levels) + 1)
         if levels is None:
-            numbers = _numbers(text, texts is not None)
-            columns.append(np.where(hidden | ~np.isfinite(numbers[who]), np.nan, numbers[who]))
-            continue
-        place, other = _index(levels), len(levels)
-        codes = np.array([place.get(t, other) if t else -1 for t in text.tolist()], np.int64)
-        hits = codes[who][:, None] == np.arange(other + 1)
-        columns += list(np.where(hidden[:, None], 0.0, hits).T)
-    return np.column_stack(columns)
+            found[:, start] = np.nan
+            if text is not None:
+                numbers = _numbers(text, texts is not None)[who]
+                known = np.isfinite(numbers) & ~hidden
+                found[known, start] = numbers[known]
+        elif text is not None:
+            place, other = _index(levels), len(levels)
+            codes = np.array([place.get(t, other) if t else -1 for t in text.tolist()], np.int64)
+            known = (codes[who] >= 0) & ~hidden
+            found[known, start + codes[who[known]]] = 1.0
+        start = end
+    return found
 
 
 def _text(
-    attributes: pd.DataFrame | None, texts: Texts | None, name: str, customers: int
-) -> npt.NDArray[np.object_]:
-    """An attribute of each customer as text, empty where not known."""
+    attributes: pd.DataFrame | None, texts: Texts | None, name: str
+) -> npt.NDArray[np.object_] | None:
+    """An attribute of each customer as text, empty where not known; None where nobody has it."""
     if texts is not None and name in texts:
         return texts[name]
     if attributes is None or name not in attributes:
-        return np.full(customers, "", object)
+        return None
     values = attributes[name]
     return np.where(values.notna(), values.astype(str).to_numpy(object), "").astype(object)
 

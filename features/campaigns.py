@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -98,24 +98,11 @@ def contacts(data: Data, settings: Settings) -> Contacts:
     InputError
         No such table, a needed column is missing, or a hundredth of its lines is refused.
     """
-    found = formats.tables(data, settings)
-    table = found.get("contacts")
-    if table is None:
-        raise InputError(
-            "The data must hold the table contacts. Got none. Add contacts.csv with campaign_id, "
-            "customer_id, ts, arm (treatment or control) beside the orders; "
-            "clv target --campaign ID --contacts-out contacts.csv writes one."
-        )
-    con = foreign.connect("1GB", 1)
-    try:
-        if "aliases" in found:
-            side.load_aliases(con, found["aliases"], settings)
-        rows, given = _rows(table, NEEDED, OPTIONAL, settings)
-        con.register("contact_rows", rows)
-        made = foreign.batches(con, _contacts_query(settings, "aliases" in found), []).read_all()
-    finally:
-        con.close()
-    frame = made.to_pandas()
+    frame, table, given = _read(
+        data, settings, "contacts", (NEEDED, OPTIONAL), "aliases", _contacts_query,
+        "campaign_id, customer_id, ts, arm (treatment or control) beside the orders; clv target "
+        "--campaign ID --contacts-out contacts.csv writes one.",
+    )  # fmt: skip
     counts = tuple(_counted(frame, table))
     refused = frame["rule"].notna()
     _refuse_whole(counts, int(refused.sum()), len(frame))
@@ -164,6 +151,38 @@ def survey(data: Data, settings: Settings) -> Survey:
         )
         facts |= {"spend": whole, "spend_channels": int(channels)}
     return Survey(tuple(lines), facts, rules)
+
+
+def _read(
+    data: Data,
+    settings: Settings,
+    name: str,
+    columns: tuple[Sequence[str], Sequence[str]],
+    beside: str,
+    query: Callable[[Settings, bool], str],
+    cure: str,
+) -> tuple[pd.DataFrame, Table, list[str]]:
+    """A table by a `query` over the view ``NAME_rows``, its source, and the optional columns given.
+
+    `columns` are the needed and the optional ones; `beside` is the table that the query may join.
+    """
+    found = formats.tables(data, settings)
+    table = found.get(name)
+    if table is None:
+        raise InputError(
+            f"The data must hold the table {name}. Got none. Add {name}.csv with {cure}"
+        )
+    con = foreign.connect("1GB", 1)
+    try:
+        if beside in found:
+            load = {"aliases": side.load_aliases, "rates": side.load_rates}[beside]
+            load(con, found[beside], settings)
+        rows, given = _rows(table, *columns, settings)
+        con.register(f"{name}_rows", rows)
+        made = foreign.batches(con, query(settings, beside in found), []).read_all()
+    finally:
+        con.close()
+    return made.to_pandas(), table, given
 
 
 def _rows(
@@ -216,7 +235,7 @@ def _places(
 
 
 def _contacts_query(settings: Settings, aliases: bool) -> str:
-    """SQL from the view ``contact_rows`` to contacts, refused ones named by ``rule``."""
+    """SQL from the view ``contacts_rows`` to contacts, refused ones named by ``rule``."""
     customer, join = "nullif(x_customer_id, '')", ""
     if aliases:
         customer = f"coalesce(aliases.customer_id, {customer})"
@@ -228,11 +247,11 @@ def _contacts_query(settings: Settings, aliases: bool) -> str:
         f"(nullif(trim(x_{name}), '') IS NOT NULL AND {name} IS NULL)" for name in numbers
     )
     typed = (
-        f"SELECT contact_rows.*, {customer} AS customer_id, {clock_time('x_ts', order)} AS naive, "
+        f"SELECT contacts_rows.*, {customer} AS customer_id, {clock_time('x_ts', order)} AS naive, "
         f"{offset('x_ts')} AS east, false AS in_utc, lower(trim(x_arm)) AS arm, {read}, "
         "nullif(trim(x_campaign_id), '') AS campaign_id, nullif(trim(x_offer), '') AS offer, "
         "nullif(trim(x_channel), '') AS channel, nullif(trim(x_segment), '') AS segment "
-        f"FROM contact_rows{join}"
+        f"FROM contacts_rows{join}"
     )
     cases = {
         "contact_unreadable_line": "bad IS NOT NULL",
@@ -287,7 +306,7 @@ def _refuse_whole(counts: Sequence[RuleCount], refused: int, rows: int) -> None:
 
 
 def spend(data: Data, settings: Settings) -> pd.DataFrame:
-    """Spend with fees per channel and month: channel, month (``2024-05``), cost; sorted.
+    """Spend per channel and month: channel, month (``2024-05``), cost and the fees in it; sorted.
 
     Money in the business currency; foreign spend at the mean rate of the days of its month.
 
@@ -296,30 +315,16 @@ def spend(data: Data, settings: Settings) -> pd.DataFrame:
     InputError
         No such table, a line that cannot be read, a currency without a rate in that month.
     """
-    found = formats.tables(data, settings)
-    table = found.get("spend")
-    if table is None:
-        raise InputError(
-            "The data must hold the table spend. Got none. Add spend.csv with channel, month, "
-            "amount (and fees, currency, if there are) beside the orders."
-        )
-    con = foreign.connect("500MB", 1)
-    try:
-        if "rates" in found:
-            side.load_rates(con, found["rates"], settings)
-        rows, _ = _rows(table, SPEND, SPEND_OPTIONAL, settings)
-        con.register("spend_rows", rows)
-        frame = (
-            foreign.batches(con, _spend_query(settings, "rates" in found), [])
-            .read_all()
-            .to_pandas()
-        )
-    finally:
-        con.close()
+    frame, table, _ = _read(
+        data, settings, "spend", (SPEND, SPEND_OPTIONAL), "rates", _spend_query,
+        "channel, month, amount (and fees, currency, if there are) beside the orders.",
+    )  # fmt: skip
     _require_spend(frame, table)
-    total = frame.groupby(["channel", "month"], sort=True)["minor"].sum().reset_index()
+    parts = ["minor", "minor_fees"]
+    total = frame.groupby(["channel", "month"], sort=True)[parts].sum().reset_index()
     unit = 10 ** minor_digits(settings.business.currency)
-    return pd.DataFrame(total.assign(cost=total["minor"] / unit).drop(columns="minor"))
+    money = {"cost": total["minor"] / unit, "fees": total["minor_fees"] / unit}
+    return pd.DataFrame(total.assign(**money).drop(columns=parts))
 
 
 def _spend_query(settings: Settings, rates: bool) -> str:
@@ -334,13 +339,17 @@ def _spend_query(settings: Settings, rates: bool) -> str:
             "daily.day::INTEGER >= start AND DATE '1970-01-01' + daily.day::INTEGER < start + "
             "INTERVAL 1 MONTH)"
         )
-    paid = f"({number('x_amount', 18, 6)}) + coalesce({number('x_fees', 18, 6)}, 0)"
+    fees = f"coalesce({number('x_fees', 18, 6)}, 0)"
+    paid = f"({number('x_amount', 18, 6)}) + {fees}"
     return (
-        f"WITH typed AS (SELECT *, {unit} AS unit, {start} AS start, {paid} AS paid "
+        f"WITH typed AS (SELECT *, {unit} AS unit, {start} AS start, {paid} AS paid, "
+        f"{fees} AS fees "
         "FROM spend_rows), priced AS (SELECT *, "
         f"CASE WHEN unit = '{own}' THEN 1.0::DOUBLE ELSE {mean}::DOUBLE END AS rate FROM typed) "
         "SELECT nullif(trim(x_channel), '') AS channel, strftime(start, '%Y-%m') AS month, "
-        f"round(paid::DOUBLE * rate * {10**digits})::BIGINT AS minor, paid::DOUBLE AS paid, rate, "
+        f"round(paid::DOUBLE * rate * {10**digits})::BIGINT AS minor, "
+        f"round(fees::DOUBLE * rate * {10**digits})::BIGINT AS minor_fees, "
+        "paid::DOUBLE AS paid, rate, "
         "nullif(trim(x_fees), '') IS NOT NULL AND TRY_CAST(x_fees AS DOUBLE) IS NULL AS lost, "
         "bad, file, line, x_month, x_amount, x_fees, unit FROM priced ORDER BY file, line"
     )

@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Final
 from zoneinfo import ZoneInfo
 
-__all__ = ["SECOND", "clock_time", "finer", "halved", "later", "micros", "scaled"]
+__all__ = ["EXACT", "SECOND", "clock_time", "finer", "halved", "later", "micros", "scaled"]
 
 SECOND: Final = 1_000_000  # microseconds
 HALF_UP: Final = Context(prec=80, rounding=ROUND_HALF_UP)

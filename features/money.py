@@ -7,17 +7,19 @@ the same way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from features.settings import MAX_MONTHS, Business
 
-__all__ = ["Cashflow", "monthly_rate", "yearly_rate"]
+__all__ = ["Cashflow", "Cashflows", "Flow", "flow_of", "monthly_rate", "yearly_rate"]
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 def monthly_rate(yearly: float) -> float:
@@ -52,20 +54,103 @@ class Cashflow:
 
         Summed month by month in order, so that a row's bits do not depend on the others.
         """
-        return np.ascontiguousarray(self.running(cumulative[:, :months])[:, -1])
+        return _last(self.running(cumulative[:, :months]))
 
     def running(self, cumulative: Floats) -> Floats:
         """Present margin by the end of each month, (rows, months), as `discounted` sums it."""
-        weights = _weights(self)[: cumulative.shape[1]]
-        flows = np.array(cumulative, np.float64, order="C")
-        flows[:, 1:] -= cumulative[:, :-1]
-        flows *= weights
-        # Sums run from left to right; a zero is positive, as 0 plus it would be.
-        return np.asarray(np.cumsum(flows, axis=1) + 0.0)
+        return _running(cumulative, self.weights)
+
+    def monthly(self, cumulative: Floats) -> Floats:
+        """Present margin less the cost to keep of each month on its own, (rows, months)."""
+        return _apart(cumulative, self.weights) - _keeping(self)[: cumulative.shape[1]]
+
+    @property
+    def weights(self) -> Floats:
+        """What a unit of net revenue of each of 24 months is worth now, (1, 24)."""
+        return _weights(self)
+
+    def costs(self, months: tuple[int, ...]) -> Floats:
+        """`retention_cost` of several horizons, (1, horizons)."""
+        return _costs(self, months)
 
     def retention_cost(self, months: int) -> float:
         """Present cost to keep one customer for `months` months."""
         return _to_keep(self, months)
+
+
+@dataclass(frozen=True, eq=False)
+class Cashflows:
+    """As `Cashflow`, each row with a discount rate of its own: the same bits as by its own one."""
+
+    kinds: tuple[Cashflow, ...]  # they differ in the rate only
+    which: Ints  # (rows,), the kind of each row
+
+    @property
+    def margin(self) -> float:
+        """Share of net revenue."""
+        return self.kinds[0].margin
+
+    @cached_property
+    def weights(self) -> Floats:
+        """As `Cashflow.weights`, (rows, 24)."""
+        return np.concatenate([kind.weights for kind in self.kinds])[self.which]
+
+    def costs(self, months: tuple[int, ...]) -> Floats:
+        """As `Cashflow.costs`, (rows, horizons)."""
+        return np.concatenate([kind.costs(months) for kind in self.kinds])[self.which]
+
+    def factor(self, month: int) -> Floats:
+        """Present value of one unit in the middle of a month, (rows,)."""
+        return np.array([kind.factor(month) for kind in self.kinds])[self.which]
+
+    def discounted(self, cumulative: Floats, months: int) -> Floats:
+        """As `Cashflow.discounted`."""
+        return _last(self.running(cumulative[:, :months]))
+
+    def running(self, cumulative: Floats) -> Floats:
+        """As `Cashflow.running`."""
+        return _running(cumulative, self.weights)
+
+    def monthly(self, cumulative: Floats) -> Floats:
+        """As `Cashflow.monthly`."""
+        keep = np.stack([_keeping(kind) for kind in self.kinds])[self.which]
+        return _apart(cumulative, self.weights) - keep[:, : cumulative.shape[1]]
+
+    def retention_cost(self, months: int) -> Floats:
+        """Present cost to keep each customer for `months` months, (rows,)."""
+        return np.array([kind.retention_cost(months) for kind in self.kinds])[self.which]
+
+
+Flow = Cashflow | Cashflows
+
+
+def flow_of(business: Business, levels: Sequence[str], rows: Ints) -> Cashflows:
+    """The cash flow of rows by their customers' levels of ``discount_rate_by_segment``.
+
+    `rows` (rows,) indexes `levels`, one per customer; a level without a rate of its own takes
+    ``discount_rate``.
+    """
+    base, own = Cashflow.of(business), business.discount_rate_by_segment.rates
+    kinds = (base, *(replace(base, discount_rate=rate) for rate in own.values()))
+    place: Mapping[str, int] = {level: k for k, level in enumerate(own, start=1)}
+    return Cashflows(kinds, np.array([place.get(level, 0) for level in levels], np.int64)[rows])
+
+
+def _apart(cumulative: Floats, weights: Floats) -> Floats:
+    """Present margin of each month, from `weights` (1 or rows, months)."""
+    flows = np.array(cumulative, np.float64, order="C")
+    flows[:, 1:] -= cumulative[:, :-1]
+    flows *= weights[:, : cumulative.shape[1]]
+    return flows
+
+
+def _running(cumulative: Floats, weights: Floats) -> Floats:
+    # Sums run from left to right; a zero is positive, as 0 plus it would be.
+    return np.asarray(np.cumsum(_apart(cumulative, weights), axis=1) + 0.0)
+
+
+def _last(running: Floats) -> Floats:
+    return np.ascontiguousarray(running[:, -1])
 
 
 @lru_cache(maxsize=1024)
@@ -75,5 +160,16 @@ def _to_keep(flow: Cashflow, months: int) -> float:
 
 @lru_cache(maxsize=64)
 def _weights(flow: Cashflow) -> Floats:
-    """What a unit of net revenue of each month is worth now."""
-    return np.array([flow.margin * flow.factor(m) for m in range(1, MAX_MONTHS + 1)])
+    """What a unit of net revenue of each month is worth now, (1, 24)."""
+    return np.array([[flow.margin * flow.factor(m) for m in range(1, MAX_MONTHS + 1)]])
+
+
+@lru_cache(maxsize=64)
+def _costs(flow: Cashflow, months: tuple[int, ...]) -> Floats:
+    return np.array([[_to_keep(flow, m) for m in months]])
+
+
+@lru_cache(maxsize=64)
+def _keeping(flow: Cashflow) -> Floats:
+    """What keeping a customer through each month costs now."""
+    return np.array([flow.retention * flow.factor(m) for m in range(1, MAX_MONTHS + 1)])

@@ -139,7 +139,7 @@ def prospects(people: People, cutoffs: Cutoffs, vocabulary: Vocabulary) -> Rows:
         parts.append(engaged(people.events, who, as_of, full))
     if vocabulary.attributes:
         nobody = np.zeros(len(who), bool)
-        parts.append(profile(people.attributes, len(people), vocabulary, who, nobody))
+        parts.append(profile(people.attributes, vocabulary, who, nobody))
     return Rows(people.ids, who, cut, np.hstack(parts), words(vocabulary), people.attributes)
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final, NoReturn
 from zoneinfo import ZoneInfo
@@ -19,7 +20,7 @@ import numpy as np
 
 from features import windows
 from features.errors import InputError
-from features.exact import SECOND, clock_time, finer, halved, later, micros, scaled
+from features.exact import EXACT, SECOND, clock_time, finer, halved, later, micros, scaled
 from features.rules import minor_digits
 from features.settings import Settings
 from features.spine import EPOCH, instant
@@ -30,6 +31,7 @@ __all__ = ["EVENT", "ORDER", "Note", "Read", "RecordError", "read"]
 TEXTS: Final = ("order_id", "product_id", "category", "channel")
 NUMBERS: Final = frozenset(("quantity", "discount", "cost", "margin_rate"))
 PLAIN: Final = frozenset((str, type(None)))
+PLAINEST: Final = frozenset(("order_ts", "amount", *TEXTS))
 ORDER: Final = frozenset(("order_ts", "amount", "currency", *TEXTS, *NUMBERS))
 EVENT: Final = frozenset(("ts", "kind", "value", "channel"))
 NONE: Final = -(1 << 63)  # a number that is not given sorts before all others
@@ -37,6 +39,7 @@ LIMIT: Final = 1 << 62
 LARGEST_VALUE: Final = 10**9  # of an event
 TURNED: Final = re.compile(r"\s*\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}(?:$|[ T,])", re.ASCII)
 NAIVE_EPOCH: Final = EPOCH.replace(tzinfo=None)
+FIRST_ORDINAL: Final = EPOCH.toordinal()
 LAST_DAY: Final = 47_482  # 2100-01-01
 FIRST, LAST = 0, LAST_DAY * 86_400 * SECOND  # 1970 and 2100
 Where = tuple[str | int, ...]
@@ -107,11 +110,14 @@ class _Reader:
         self.drop_copies = settings.orders.duplicates == "drop"
         self.currency = settings.business.currency
         self.digits = minor_digits(self.currency)
+        self.unit = 10**self.digits
         self.most = 10 ** (18 - self.digits) - 1  # minor units
         self.tz = None if self.zone == "UTC" else ZoneInfo(self.zone)
         #: Whether the times of a table have no zone; None before the first of them.
         self.naive: dict[str, bool | None] = {"orders": None, "events": None}
+        rate = settings.business.discount_rate_by_segment.column
         self.attributes = {*settings.customers.static, "acquired_at", "contract_end"}
+        self.attributes |= {rate} - {""}
         self.notes: list[Note] = []
 
     def read(self, customers: Sequence[Mapping[str, Any]]) -> Read:
@@ -133,11 +139,55 @@ class _Reader:
 
     def _lines(self, orders: Sequence[Mapping[str, Any]], i: int) -> list[tuple[Any, ...]]:
         """Lines of one customer, sorted as the store sorts them."""
-        found = [self._line(order, i, j) for j, order in enumerate(orders)]
+        quick = self._quick
+        found = [quick(order) or self._line(order, i, j) for j, order in enumerate(orders)]
         if self.drop_copies:
             found = list(dict.fromkeys(found))
         found.sort()
         return found
+
+    def _quick(  # noqa: PLR0911  the sooner it gives up, the better
+        self, order: Mapping[str, Any]
+    ) -> tuple[Any, ...] | None:
+        """The line of the plainest order, as `_line` has it; None for any other."""
+        get = order.get
+        text, value = get("order_ts"), get("amount")
+        if type(text) is not str or not PLAINEST.issuperset(order):
+            return None
+        if type(value) is float:
+            near = value * self.unit
+            amount = round(near) if -EXACT < near < EXACT else self.most + 1
+            if amount / self.unit != value:
+                return None
+        elif type(value) is int:
+            amount = value * self.unit
+        else:
+            return None
+        size = len(text)
+        if not (
+            text[4:5] == "-" == text[7:8]
+            and (size == 10 or (size == 19 and text[13] == ":" == text[16] and text[10] in "T "))
+            and -self.most <= amount <= self.most
+            and self.naive["orders"] is not False
+        ):
+            return None
+        try:
+            clock = datetime.fromisoformat(text)
+        except ValueError:
+            return None
+        day = clock.toordinal() - FIRST_ORDINAL
+        east = 0 if self.tz is None else _steady(day, self.tz)
+        one, two, three, four = get("order_id"), get("product_id"), get("category"), get("channel")
+        if east is None or not 1 < day < LAST_DAY - 2 or not (
+            type(one) in PLAIN and type(two) in PLAIN and type(three) in PLAIN
+            and type(four) in PLAIN
+        ):  # fmt: skip
+            return None
+        self.naive["orders"], hour = True, clock.hour
+        ts = (day * 86_400 + hour * 3_600 + clock.minute * 60 + clock.second - east) * SECOND
+        return (
+            ts, one or "", two or "", three or "", four or "", amount, NONE, NONE, NONE, day, hour,
+        )  # fmt: skip
 
     def _line(self, order: Mapping[str, Any], i: int, j: int) -> tuple[Any, ...]:
         if not ORDER.issuperset(order):
@@ -274,7 +324,7 @@ class _Reader:
 
     def _require_small(self, lines: list[tuple[Any, ...]], starts: list[int]) -> None:
         """Refuse a customer whose sums could pass what the store holds."""
-        unit = 10**self.digits
+        unit = self.unit
         largest = max((abs(v) for line in lines for v in line[5:9] if v != NONE), default=0)
         # Nearly always so: one look at the largest number answers for all sums.
         if (largest // unit + 1) ** 2 * len(lines) < LIMIT and largest * len(lines) < LIMIT:
@@ -298,14 +348,14 @@ class _Reader:
         events: Events | None,
     ) -> Bucket:
         columns = list(zip(*lines, strict=True)) if lines else [()] * 11
-        ts, day, hour = (np.array(columns[k], np.int64) for k in (0, 9, 10))
+        numbers = np.array([columns[0], *columns[5:]], np.int64)
+        numbers[2:5][numbers[2:5] == NONE] = 0
+        ts, amount, quantity, discount, cost, day, hour = numbers
         order, n_orders = _orders(columns[1], day)
-        codes = [_codes(columns[k]) for k in (2, 3, 4)]
-        amount = np.array(columns[5], np.int64)
-        quantity, discount, cost = (_or_zero(columns[k]) for k in (6, 7, 8))
-        (product, products), (category, categories), (channel, channels) = codes
-        first = np.array(starts, np.int64)
-        unit = 10**self.digits
+        (product, products), (category, categories), (channel, channels) = (
+            _codes(columns[k]) for k in (2, 3, 4)
+        )
+        first, unit = np.array(starts, np.int64), self.unit
         values = windows.event_columns(
             first, day, month_of(day), amount, order, product, category, quantity, discount, cost,
             np.array([n_orders, len(products), len(categories)], np.int64), unit,
@@ -372,6 +422,19 @@ class _Reader:
         return ts, kind.strip(" "), found
 
 
+@lru_cache(maxsize=1 << 14)
+def _steady(day: int, zone: ZoneInfo) -> int | None:
+    """Seconds east of UTC all through a local day and those beside it; None if they change."""
+    noon = datetime.fromordinal(FIRST_ORDINAL + day) + timedelta(hours=12)
+    spans = {
+        (noon + timedelta(hours=hours)).replace(tzinfo=zone, fold=fold).utcoffset()
+        for hours in range(-36, 37, 4)
+        for fold in (0, 1)
+    }
+    east = spans.pop()
+    return None if spans or east is None else micros(east) // SECOND
+
+
 def _written(value: Any) -> str:
     """An attribute as a table of customers holds it: text, empty where not known."""
     if value is None:
@@ -389,6 +452,8 @@ def _or_zero(values: Sequence[int]) -> Any:
 
 def _codes(texts: Sequence[str]) -> tuple[Any, list[str]]:
     """Codes from 0, -1 for what is not given, and their names."""
+    if not any(texts):
+        return np.full(len(texts), -1, np.int64), []
     place: dict[str, int] = {}
     codes = [place.setdefault(text, len(place)) if text else -1 for text in texts]
     return np.array(codes, np.int64), list(place)

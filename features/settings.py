@@ -7,10 +7,18 @@ import tomllib
 from dataclasses import asdict, field
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from features.errors import InputError
@@ -22,6 +30,8 @@ __all__ = [
     "Judging",
     "ModelSettings",
     "Orders",
+    "RateBySegment",
+    "Segments",
     "Serving",
     "Settings",
     "Trees",
@@ -34,6 +44,26 @@ MAX_MONTHS = 24
 # Strict: true is no margin and "0.4" no number, though Python would take both; 1 is a margin.
 Number = Annotated[float, Field(strict=True)]
 Whole = Annotated[int, Field(strict=True)]
+Rate = Annotated[float, Field(strict=True, ge=0, le=1)]  # per year
+
+
+@dataclass(frozen=True, config=CONFIG)
+class RateBySegment:
+    """Discount rates of some customers' own, by a column of the table customers."""
+
+    column: str = ""  # such as country; none: one rate for everybody
+    # level -> per year; all others, and who has no level, take [business] discount_rate
+    rates: dict[str, Rate] = field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if bool(self.column) != bool(self.rates):
+            raise ValueError('takes column = "country" and rates = { DE = 0.08 }, both or neither')
+        if self.column == "customer_id":
+            raise ValueError("takes a column that many share, such as country, not customer_id")
+        if "" in self.rates:
+            raise ValueError("takes levels with a name; who has none takes discount_rate")
+        return self
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -43,13 +73,23 @@ class Business:
     currency: str = "USD"  # ISO 4217; amounts without a currency column are in it
     time_zone: str = "UTC"  # IANA name; naive times and local days belong to it
     margin: Number = Field(default=1.0, gt=0, le=1)  # contribution margin as a share of revenue
-    discount_rate: Number = Field(default=0.10, ge=0, le=1)  # per year
+    discount_rate: Rate = 0.10  # per year
+    # money per customer and month; retention_cost_per_month is the same key, written out
     retention_cost: Number = Field(
-        default=0.0, ge=0, allow_inf_nan=False
-    )  # money per customer and month
+        default=0.0, ge=0, allow_inf_nan=False,
+        validation_alias=AliasChoices("retention_cost", "retention_cost_per_month"),
+    )  # fmt: skip
+    discount_rate_by_segment: RateBySegment = field(default_factory=RateBySegment)
     # no_order; own_gap:3 (silent for so many own mean gaps); contract_end, a column of customers:
     # a contract holds through its last day and is over from the local midnight after it
     churn: str = "no_order"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, given: object) -> object:
+        if isinstance(given, dict) and {"retention_cost", "retention_cost_per_month"} <= {*given}:
+            raise ValueError("takes retention_cost or retention_cost_per_month, not both")
+        return given
 
     @field_validator("currency")
     @classmethod
@@ -157,6 +197,17 @@ class Judging:
 
 
 @dataclass(frozen=True, config=CONFIG)
+class Segments:
+    """Where the lines of the grid of value and churn run; found at training."""
+
+    churn: Number = Field(default=0.5, gt=0, lt=1)  # chance from which a customer likely leaves
+    valuable: Number = Field(default=0.25, gt=0, lt=1)  # share of the customers worth much
+    # money of the first horizon, if they order again, from which a customer is worth much; not
+    # given: as `valuable` says
+    value: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
+
+
+@dataclass(frozen=True, config=CONFIG)
 class Serving:
     """Where the HTTP service listens and how much it bears; per worker where it counts things."""
 
@@ -167,7 +218,8 @@ class Serving:
     predictions: str = ""  # a file of clv predict, or latest, to look known customers up in
     hosts: tuple[str, ...] = ()  # names it answers to; none given: loopback names, or any
     tokens: Literal["auto", "always"] = "auto"  # auto: not asked for on loopback
-    body_bytes: Whole = Field(default=1_000_000, ge=1_000, le=1_000_000_000)
+    # 1,000 customers with 20 orders each, all fields given, are just below it.
+    body_bytes: Whole = Field(default=5_000_000, ge=1_000, le=1_000_000_000)
     customers: Whole = Field(default=1_000, ge=1)  # in one request
     orders: Whole = Field(default=10_000, ge=1)  # of one customer
     lines: Whole = Field(default=100_000, ge=1)  # in one request
@@ -191,6 +243,7 @@ class Settings:
     customers: Customers = field(default_factory=Customers)
     model: ModelSettings = field(default_factory=ModelSettings)
     judgement: Judging = field(default_factory=Judging)
+    segments: Segments = field(default_factory=Segments)
     serving: Serving = field(default_factory=Serving)
     # table -> {contract's column: column in the file}
     columns: dict[str, dict[str, str]] = field(default_factory=dict)

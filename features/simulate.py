@@ -99,16 +99,17 @@ def _put(path: Path, content: pd.DataFrame | str) -> None:
 
 
 # Per acquisition channel: purchase rate per week ~ Gamma(r, alpha), chance to drop out after a
-# repeat ~ Beta(a, b), amount ~ Gamma(p, nu) with nu ~ Gamma(q, gamma).
+# repeat ~ Beta(a, b), amount ~ Gamma(p, nu) with nu ~ Gamma(q, gamma); cost: mean spend with fees
+# for a sign-up, such that neither the cheapest channel nor that of the best customers pays most.
 _LAWS = pd.DataFrame.from_dict(
     {
-        "search": (0.4, 0.4, 8, 1.2, 2.0, 6, 3.6, 12),
-        "social": (0.3, 0.6, 6, 0.7, 2.4, 6, 3.6, 15),
-        "affiliate": (0.2, 0.8, 5, 0.4, 3.0, 6, 3.4, 20),
-        "referral": (0.1, 1.2, 5, 0.25, 4.0, 5, 3.2, 25),
+        "search": (0.4, 0.4, 8, 1.2, 2.0, 6, 3.6, 12, 5),
+        "social": (0.3, 0.6, 6, 0.7, 2.4, 6, 3.6, 15, 15),
+        "affiliate": (0.2, 0.8, 5, 0.4, 3.0, 6, 3.4, 20, 15),
+        "referral": (0.1, 1.2, 5, 0.25, 4.0, 5, 3.2, 25, 45),
     },
     orient="index",
-    columns=["share", "r", "alpha", "a", "b", "p", "q", "gamma"],
+    columns=["share", "r", "alpha", "a", "b", "p", "q", "gamma", "cost"],
     dtype=np.float64,
 )
 
@@ -116,8 +117,8 @@ _LAWS = pd.DataFrame.from_dict(
 def bench(customers: int, seed: int = 0) -> Shop:
     """The benchmark shop: BG/NBD purchases, gamma-gamma spend, 130 weeks of arrivals, 234 in all.
 
-    `orders` holds both the history before `BENCH_AS_OF` and the 104 weeks after it. Truth:
-    ``truth`` as `expect` gives it at `BENCH_AS_OF` for 24 months.
+    `orders` holds both the history before `BENCH_AS_OF` and the 104 weeks after it, `spend` the
+    months before. Truth: ``truth`` as `expect` gives it at `BENCH_AS_OF` for 24 months.
 
     Raises
     ------
@@ -140,7 +141,25 @@ def bench(customers: int, seed: int = 0) -> Shop:
     orders = _bench_orders(people, law, who, start, week, seed)
     end = start + pd.Timedelta(weeks=BENCH_WEEKS)
     told = {"truth": expect(orders, people, BENCH_AS_OF)}
-    return Shop({"orders": orders, "customers": people}, told, _settings(end, ""))
+    found = {"orders": orders, "customers": people, "spend": _bench_marketing(people, law, seed)}
+    return Shop(found, told, _settings(end, ""))
+
+
+def _bench_marketing(people: pd.DataFrame, law: Ints, seed: int) -> pd.DataFrame:
+    """Spend and fees of each channel and month, about in proportion to its sign-ups."""
+    signed = pd.DataFrame(
+        {
+            "channel": people["acquisition_channel"],
+            "month": people["acquired_at"].dt.strftime("%Y-%m").astype(object),
+            "cost": pick(_LAWS, "cost", law),
+        }
+    )
+    table = signed.groupby(["channel", "month"], sort=True)["cost"].sum().reset_index()
+    noise = stream(seed, "bench marketing").gamma(100.0, 0.01, len(table))
+    cost = np.round(table["cost"] * noise, 2)
+    amount = np.round(cost / 1.1, 2)
+    fees = np.round(cost - amount, 2)
+    return table.assign(amount=amount, fees=fees).drop(columns="cost")
 
 
 def _bench_orders(

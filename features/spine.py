@@ -15,10 +15,14 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from features.errors import InputError
 
-__all__ = ["DAY", "Cutoffs", "add_months", "instant", "local_day", "months_between", "text"]
+__all__ = [
+    "DAY", "Cutoffs", "add_months", "days_later", "instant", "local_day", "months_between",
+    "months_later", "text",
+]  # fmt: skip
 
 DAY = 86_400_000_000  # microseconds
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -81,6 +85,29 @@ def add_months(micros: int, months: int, zone: str) -> int:
     return _micros(moved.replace(tzinfo=ZoneInfo(zone)))
 
 
+def months_later(moments: Ints, months: int, zone: str) -> Ints:
+    """As `add_months` of many instants at once, (moments,)."""
+    local = pd.to_datetime(moments, unit="us", utc=True).tz_convert(zone).tz_localize(None)
+    clock = local.to_numpy("datetime64[us]")
+    day = clock.astype("datetime64[D]")
+    there = days_later(day.astype(np.int64), months).astype("datetime64[D]") + (clock - day)
+    moved = pd.DatetimeIndex(there).tz_localize(zone, ambiguous="NaT", nonexistent="NaT")
+    found = moved.tz_convert("UTC").tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
+    for i in np.flatnonzero(moved.isna()):  # where clocks turn, which is rare
+        found[i] = add_months(int(moments[i]), months, zone)
+    return np.asarray(found)
+
+
+def days_later(days: Ints, months: int) -> Ints:
+    """The local day numbers `months` calendar months after `days`, clamped to the month's end."""
+    local = days.astype("datetime64[D]")
+    month = local.astype("datetime64[M]")
+    there = month + np.timedelta64(months, "M")
+    length = (there + 1).astype("datetime64[D]") - there.astype("datetime64[D]")
+    within = np.minimum(local - month.astype("datetime64[D]"), length - 1)
+    return np.asarray((there.astype("datetime64[D]") + within).astype(np.int64))
+
+
 def months_between(start: int, end: int, zone: str) -> int:
     """The largest number of whole calendar months that fit into [start, end)."""
     if end <= start:
@@ -92,6 +119,7 @@ def months_between(start: int, end: int, zone: str) -> int:
     return guess
 
 
+@lru_cache(maxsize=1024)
 def text(micros: int, zone: str) -> str:
     """ISO form in the business time zone: a date at local midnight, else the full instant."""
     local = _local(micros, zone)

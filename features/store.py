@@ -132,6 +132,7 @@ class Bucket:
     events: Events | None = None  # of the same customers; None without a table of events
     #: Attributes as arrays of text, empty where not known, where no frame was made of them.
     texts: Mapping[str, npt.NDArray[np.object_]] | None = None
+    costed: npt.NDArray[np.bool_] | None = None  # lines whose cost is known; None if of none is
 
     @classmethod
     def of(
@@ -166,7 +167,7 @@ class Bucket:
             names, starts, _ints(lines["ts"]), day, _ints(lines["hour"]), amount, order, channel,
             category, {"channel": channels, "category": categories}, columns, unit,
             acquired_of(attributes, len(names), zone), attributes,
-            None if events is None else events.of_customers(names),
+            None if events is None else events.of_customers(names), costed=_given(lines["cost"]),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -184,6 +185,7 @@ class Bucket:
             None if self.attributes is None else self.attributes.iloc[first:last],
             None if self.events is None else self.events.take(first, last),
             self.texts and {name: text[first:last] for name, text in self.texts.items()},
+            None if self.costed is None else self.costed[lines],
         )  # fmt: skip
 
 
@@ -198,6 +200,13 @@ def _ints(column: pa.ChunkedArray) -> Ints:
     if column.null_count:
         column = column.fill_null(0)
     return np.array(column.to_numpy(), np.int64)  # a copy: Arrow's memory is read-only
+
+
+def _given(column: pa.ChunkedArray) -> npt.NDArray[np.bool_] | None:
+    """Where something is given; None if nowhere."""
+    if column.null_count == len(column):
+        return None
+    return np.asarray(column.is_valid().to_numpy(), np.bool_)
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:

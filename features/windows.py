@@ -28,7 +28,7 @@ from features.spine import DAY
 
 __all__ = [
     "COLUMNS", "EVENT_PARTS", "EVENT_WINDOWS", "FACTS", "GROUPS", "NO_VALUE", "WINDOWS",
-    "event_columns", "event_features", "features_of", "window_of",
+    "event_columns", "event_features", "features_of", "slots_of", "window_of",
 ]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
@@ -341,6 +341,34 @@ def _shapes(channels: int, categories: int) -> tuple[Ints, Ints, int]:
     groups = np.array(group_sizes(channels, categories), np.int64)
     firsts = np.array([channels, categories], np.int64)
     return groups, firsts, len(inputs(channels, categories))
+
+
+@compiled("int32[:,::1](int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],int64[::1])")
+def _slots(day, hour, channel, category, channels, categories):  # type: ignore[no-untyped-def]
+    out = np.empty((len(day), 5), np.int32)
+    for i in range(len(day)):
+        # Day 0, 1970-01-01, was a Thursday; Monday is slot 0.
+        out[i, 0] = (day[i] + 3) % 7
+        out[i, 1] = hour[i] // 6
+        # The quarter: in years that begin with March, months are 153 days in five.
+        since = (day[i] + 719_468) % 146_097
+        year = (since - since // 1_460 + since // 36_524 - since // 146_096) // 365
+        month = (5 * (since - (365 * year + year // 4 - year // 100)) + 2) // 153
+        out[i, 2] = (month + 2) % 12 // 3
+        out[i, 3] = channels[channel[i]]
+        out[i, 4] = categories[category[i]]
+    return out
+
+
+def slots_of(
+    day: Ints, hour: Ints, channel: Ints, category: Ints, channels: Ints, categories: Ints
+) -> npt.NDArray[np.int32]:
+    """Slot of each line in each of `GROUPS`, (lines, groups), -1 for none.
+
+    `day` and `hour` are local; `channels` and `categories` are slots by code, (codes + 1,), of
+    which the last is that of code -1.
+    """
+    return _slots(day, hour, channel, category, channels, categories)  # type: ignore[no-any-return]
 
 
 def features_of(

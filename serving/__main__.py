@@ -11,7 +11,16 @@ import sys
 import typer
 
 from features.errors import ClvError
-from serving.commands import data, decisions, lists, models, predictions, service
+from serving.commands import (
+    data,
+    decisions,
+    groups,
+    lists,
+    models,
+    predictions,
+    retention,
+    service,
+)
 
 __all__ = ["app", "main"]
 
@@ -24,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for subject in (data, models, predictions, service, decisions, lists):
+for subject in (data, models, predictions, service, decisions, lists, groups, retention):
     for name, run in subject.COMMANDS.items():
         app.command(name)(run)
 

@@ -50,6 +50,9 @@ class Live(Protocol):
     def status(self) -> Mapping[str, Any]:
         """Plain values: ``version``, ``healthy``, ``error`` (a line or None) and what else."""
 
+    def reload(self) -> bool:
+        """Look for another model now; true if one serves from here on."""
+
 
 @dataclass(frozen=True)
 class Fixed:
@@ -60,6 +63,10 @@ class Fixed:
     def status(self) -> dict[str, Any]:
         """Always healthy."""
         return {"version": self.loaded.version, "healthy": True, "error": None}
+
+    def reload(self) -> bool:
+        """Never."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Options:
     max_lines: int = 100_000  # in a request
     name: str = "clv"  # of the model in the Open Inference protocol
     metrics: Metrics | None = None
+    tokens: bool = False  # whether they are asked for, as the description tells
 
 
 def application(live: Live, options: Options | None = None) -> Starlette:
@@ -100,6 +108,7 @@ class _Service:
             ("/health", "GET", self.health),
             ("/version", "GET", self.version),
             ("/metrics", "GET", self.scrape),
+            ("/admin/reload", "POST", self.reload),
             ("/v2", "GET", self.server),
             ("/v2/health/live", "GET", self.alive),
             ("/v2/health/ready", "GET", self.ready),
@@ -204,7 +213,9 @@ class _Service:
         """The last batch's row of a known customer."""
         if self.lookup is None:
             raise Problem(404, "no_predictions", "the service was started without --predictions")
-        row = self.lookup.find(request.path_params["customer"])
+        find, name = self.lookup.find, request.path_params["customer"]
+        # A newer table is laid out beside the others: that takes a second for a million rows.
+        row = find(name) if self.lookup.fresh else await asyncio.to_thread(find, name)
         if row is None:
             raise Problem(404, "unknown_customer", "the newest table holds no such customer")
         return _json({"prediction": row})
@@ -237,13 +248,18 @@ class _Service:
     # --- what operators ask for ---
 
     async def ping(self, _: Request) -> Response:
-        """A model is loaded: that is all it says, as MLflow's server does."""
-        return Response("\n", media_type="application/json")
+        """A model is loaded: that is all it says; who asks looks at the status alone."""
+        return _json({})
 
     async def health(self, _: Request) -> Response:
         """Which model serves, and whether a newer one was refused."""
         status = dict(self.live.status())
         return _json(status, 200 if status.get("healthy") else 503)
+
+    async def reload(self, _: Request) -> Response:
+        """Look at the champion's alias now; who may ask is the guard's matter."""
+        changed = await asyncio.to_thread(self.live.reload)
+        return _json({"changed": changed, **self.live.status()})
 
     async def version(self, _: Request) -> Response:
         """The version of the service."""
@@ -279,7 +295,10 @@ class _Service:
 
     async def openapi(self, _: Request) -> Response:
         """The description of the service."""
-        return _json(document(self.options.name, release(), self.limits))
+        return _json(self._document())
+
+    def _document(self) -> dict[str, Any]:
+        return document(self.options.name, release(), self.limits, self.options.tokens)
 
     async def docs(self, _: Request) -> Response:
         """The same as a page that asks nobody else for anything."""
@@ -288,7 +307,7 @@ class _Service:
             "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
             "x-content-type-options": "nosniff",
         }
-        text = page(document(self.options.name, release(), self.limits))
+        text = page(self._document())
         return Response(text, headers=headers, media_type="text/html; charset=utf-8")
 
 

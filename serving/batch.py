@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -26,33 +28,79 @@ from features.store import Store
 from features.tables import Ingested
 from serving import parts
 from serving.loader import Loaded
-from serving.parts import Parts
+from serving.parts import GROUP, Parts
 from serving.progress import counted
 from serving.reasons import How, column
 from training import registry
 from training.fitting import Progress
-from training.model import Model
+from training.model import Model, Predictions
 from training.reasons import explain, explain_prospects
 from training.run import Data, as_of_in, read
-from training.waiting import each_people
 
-__all__ = ["KINDS", "Scored", "keep", "replacing", "require_writable", "score", "write"]
+__all__ = ["KINDS", "Scored", "replacing", "require_writable", "score", "write"]
 
 KINDS: Final = (".csv", ".parquet")
+Priced = Callable[[Rows, int, Sequence[int]], Predictions]
 
 
 @dataclass(frozen=True)
 class Scored:
     """The predictions table and where it came from.
 
-    ``missing`` are the columns that the model learned from and these data lack, first those of the
-    orders, then ``customer_NAME`` for those of the table customers. It predicts without them.
+    ``table`` is the frame itself, or the file in which a batch keeps it. ``missing`` are the
+    columns that the model learned from and these data lack, first those of the orders, then
+    ``customer_NAME`` for those of the table customers. It predicts without them.
     """
 
-    frame: pd.DataFrame
+    table: pd.DataFrame | Path
     as_of: str
     ingested: Ingested
     missing: tuple[str, ...] = ()
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The whole table; of a million customers it takes a gigabyte."""
+        return self.some(self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its columns."""
+        if isinstance(self.table, Path):
+            return list(pq.read_schema(self.table).names)
+        return [str(name) for name in self.table]
+
+    def some(self, names: Sequence[str]) -> pd.DataFrame:
+        """The columns `names` alone."""
+        if isinstance(self.table, Path):
+            return pd.read_parquet(self.table, columns=list(names))
+        return self.table[list(names)]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every bucket."""
+
+    loaded: Loaded
+    as_of: int
+    months: tuple[int, ...]
+    reasons: int
+    prospects: bool
+    flows: int  # months of cash flow beside each row; 0 for none
+    workers: int
+
+    @property
+    def model(self) -> Model:
+        return self.loaded.model
+
+    @property
+    def flow_names(self) -> list[str]:
+        """The columns of the cash flow."""
+        return [f"month_{m}" for m in range(1, self.flows + 1)]
+
+    def kept(self, store: Store) -> AbstractContextManager[Parts]:
+        """The parts of this batch, which an earlier run may have finished."""
+        options = (self.as_of, self.months, self.reasons, self.prospects, self.flows)
+        return parts.kept(store, self.model, self.loaded.version, *options)
 
 
 def score(
@@ -66,13 +114,22 @@ def score(
     allow_gap: bool = False,
     reasons: int = 0,
     prospects: bool = False,
+    cashflow: Path | None = None,
+    out: Path | None = None,
     progress: Progress | None = None,
 ) -> Scored:
     """Predictions for every customer with an order before `as_of`, sorted by customer_id.
 
+    With `out`, a CSV or Parquet file, they are written there piece by piece, never held whole, and
+    kept under ``CLV_HOME/predictions``, to be held against what will happen.
+
     With `reasons` above 0 there is the column of that name: JSON, so many terms by their money.
     With `prospects` also for everybody in the table customers who signed up before `as_of` and has
     no order before it; their evidence is ``cold_start``.
+
+    `cashflow` is a file to write, .csv or .parquet: customer_id, as_of and ``month_1`` to
+    ``month_H``, up to the longest horizon, each the discounted margin less the cost to keep of that
+    month. The first h of them add up to ``clv_{h}m``.
 
     Raises
     ------
@@ -90,12 +147,19 @@ def score(
     with read(data, settings, progress) as (store, ingested):
         moment = as_of_in(store, as_of, settings, allow_gap)
         cores = workers or os.cpu_count() or 1
-        with parts.kept(store, loaded.model, loaded.version, moment, months, reasons) as some:
-            frame = _all(loaded, store, moment, months, cores, progress, reasons, some)
-            given = some.names()
-        if prospects:
-            frame = _sorted([frame, *_waiting(loaded, store, moment, months, cores, reasons)])
-    if frame.empty:
+        flows = max(months) if cashflow else 0
+        asked = _Asked(loaded, moment, months, reasons, prospects, flows, cores)
+        with asked.kept(store) as some:
+            _all(asked, store, progress, some)
+            given, hidden = some.names(), asked.flow_names
+            if cashflow and some.rows:
+                _write(some.pieces(only=["customer_id", "as_of", *hidden]), cashflow)
+            if out and some.rows:
+                place = _kept_at(text(moment, zone), loaded.version)
+                table: pd.DataFrame | Path = _put(some, hidden, out, place, progress)
+            else:
+                table = some.frame(without=hidden)
+    if not some.rows:
         raise InputError(
             f"Somebody must have an order before {text(moment, zone)}. Nobody has. "
             "Take a later --as-of."
@@ -103,83 +167,60 @@ def score(
     known = loaded.model.vocabulary
     wanted = [column for column in ("channel", "category") if known.slots(column)]
     missing = [column for column in wanted if column not in ingested.columns_present]
-    missing += [f"customer_{name}" for name, _ in known.attributes if name not in given]
-    return Scored(frame, text(moment, zone), ingested, tuple(missing))
+    rate = loaded.model.settings.business.discount_rate_by_segment.column
+    learned = dict.fromkeys([*(name for name, _ in known.attributes), *([rate] if rate else [])])
+    missing += [f"customer_{name}" for name in learned if name not in given]
+    return Scored(table, text(moment, zone), ingested, tuple(missing))
 
 
-def _all(
-    loaded: Loaded,
-    store: Store,
-    as_of: int,
-    months: tuple[int, ...],
-    workers: int,
-    progress: Progress | None,
-    reasons: int,
-    finished: Parts,
-) -> pd.DataFrame:
-    """The table; buckets that an earlier run has finished are not scored again."""
-    model = loaded.model
-    words = model.catalogue
+def _all(asked: _Asked, store: Store, progress: Progress | None, finished: Parts) -> None:
+    """Score what an earlier run has not finished: customers by bucket, after them prospects."""
+    if asked.prospects and not people.known(store):
+        raise InputError(
+            "--prospects needs a table customers with acquired_at, the moment of sign-up. Got "
+            "none. Bring customers.csv, or go without it."
+        )
+    model, as_of, done = asked.model, asked.as_of, [0, 0]  # buckets, customers
     cutoffs = Cutoffs.at([as_of], model.settings.business.time_zone)
-    done = [0, 0]  # buckets, customers
 
-    def one(index: int) -> None:
+    def customers(index: int) -> tuple[pd.DataFrame, list[str]]:
         bucket = store.bucket(index)
-        rows = build(bucket, cutoffs, words)
-        table = model.table(rows, as_of, months, loaded.version)
-        table = _with_reasons(table, model, rows, as_of, min(months), reasons, explain)
-        finished.put(index, table, sorted(_known(bucket.attributes)))
+        rows = build(bucket, cutoffs, model.catalogue)
+        table = model.table(rows, as_of, asked.months, asked.loaded.version)
+        return _more(table, asked, rows, explain, model.priced), sorted(_known(bucket.attributes))
+
+    def waiting(index: int) -> tuple[pd.DataFrame, list[str]]:
+        vocabulary = model.require_prospects().vocabulary
+        rows = people.prospects(People.of(store, index), cutoffs, vocabulary)
+        table = model.prospect_table(rows, as_of, asked.months, asked.loaded.version)
+        return _more(table, asked, rows, explain_prospects, model.priced_prospects), []
+
+    def one(part: int) -> None:
+        kind, index = divmod(part, store.buckets)
+        table, names = (waiting if kind else customers)(index)
+        finished.put(part, table, names)
         done[0], done[1] = done[0] + 1, done[1] + len(table)
         if progress:
             counted(progress, "customers", done[1])
             progress("scoring", done[0] / len(left))
 
-    left = [index for index in range(store.buckets) if not finished.done(index)]
-    list(Parallel(n_jobs=workers, prefer="threads")(delayed(one)(index) for index in left))
-    return finished.frame()
+    count = store.buckets * (2 if asked.prospects else 1)
+    left = [part for part in range(count) if not finished.done(part)]
+    list(Parallel(n_jobs=asked.workers, prefer="threads")(delayed(one)(part) for part in left))
 
 
-def _with_reasons(
-    table: pd.DataFrame, model: Model, rows: Rows, as_of: int, months: int, count: int, how: How
-) -> pd.DataFrame:
-    """The table with `count` reasons of the value of `months` before its last column."""
-    if count:
-        told = column(model, rows, as_of, months, count, how) if len(rows) else []
+def _more(table: pd.DataFrame, asked: _Asked, rows: Rows, how: How, priced: Priced) -> pd.DataFrame:
+    """The table with reasons of the first horizon's value and each month's cash flow, as asked."""
+    if asked.reasons:
+        about = (asked.as_of, min(asked.months), asked.reasons)
+        told = column(asked.model, rows, *about, how) if len(rows) else []
         table.insert(len(table.columns) - 1, "reasons", told)  # before the model's version
-    return table
-
-
-def _waiting(
-    loaded: Loaded,
-    store: Store,
-    as_of: int,
-    months: tuple[int, ...],
-    workers: int,
-    reasons: int = 0,
-) -> list[pd.DataFrame]:
-    """The table of those who have not ordered yet, by bucket."""
-    if not people.known(store):
-        raise InputError(
-            "--prospects needs a table customers with acquired_at, the moment of sign-up. Got "
-            "none. Bring customers.csv, or go without it."
-        )
-    model = loaded.model
-    cutoffs = Cutoffs.at([as_of], model.settings.business.time_zone)
-    vocabulary = model.require_prospects().vocabulary
-
-    def one(some: People) -> pd.DataFrame:
-        rows = people.prospects(some, cutoffs, vocabulary)
-        table = model.prospect_table(rows, as_of, months, loaded.version)
-        return _with_reasons(table, model, rows, as_of, min(months), reasons, explain_prospects)
-
-    return each_people(store, one, workers)
-
-
-def _sorted(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """One below the other, in the bytewise order of the ids, which is that of their code points."""
-    frame = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    order = np.argsort(frame["customer_id"].to_numpy(object), kind="stable")
-    return frame.iloc[order].reset_index(drop=True)
+    if not asked.flows:
+        return table
+    values = np.zeros((0, asked.flows))
+    if len(rows):
+        values = priced(rows, asked.as_of, [asked.flows]).cashflow(asked.flows)
+    return pd.concat([table, pd.DataFrame(values, table.index, asked.flow_names)], axis=1)
 
 
 def _known(attributes: pd.DataFrame | None) -> set[str]:
@@ -196,14 +237,48 @@ def write(frame: pd.DataFrame, out: Path) -> None:
     InputError
         Another ending, or a place that cannot be written.
     """
-    require_writable(out, KINDS)
     table = _typed(pa.Table.from_pandas(frame, preserve_index=False))
+    _write([table.slice(at, GROUP) for at in range(0, max(len(table), 1), GROUP)], out)
+
+
+def _write(pieces: Iterable[pa.Table], out: Path) -> None:
+    """As `write`, from pieces of one schema; each becomes a row group."""
+    require_writable(out, KINDS)
+    rest = iter(pieces)
+    first = next(rest)
     with replacing(out) as temporary:
         if out.suffix == ".csv":
             # Every text is quoted, so that no line break in an id starts a row.
-            pa_csv.write_csv(table, temporary, pa_csv.WriteOptions(quoting_style="needed"))
+            to = pa_csv.CSVWriter(
+                temporary, first.schema, write_options=pa_csv.WriteOptions(quoting_style="needed")
+            )
         else:
-            pq.write_table(table, temporary, compression="zstd")
+            to = pq.ParquetWriter(temporary, first.schema, compression="zstd")
+        with to:
+            for piece in chain([first], rest):
+                to.write_table(piece)
+
+
+def _put(
+    made: Parts, hidden: Sequence[str], out: Path, place: Path, progress: Progress | None
+) -> Path:
+    """Write the table without `hidden` columns to `out` and to `place`, which is returned."""
+
+    def told(share: float) -> Iterator[pa.Table]:
+        written = 0
+        for piece in made.pieces(without=hidden):
+            yield piece
+            written += len(piece)
+            if progress:
+                progress("writing", 1.0 - share * (1.0 - written / made.rows))
+
+    _write(told(1.0 if out.suffix == place.suffix else 2.0), out)
+    if out.suffix == place.suffix:
+        with replacing(place) as temporary:
+            shutil.copyfile(out, temporary)
+    else:
+        _write(told(1.0), place)
+    return place
 
 
 def _typed(table: pa.Table) -> pa.Table:
@@ -214,7 +289,7 @@ def _typed(table: pa.Table) -> pa.Table:
     return table
 
 
-def require_writable(out: Path, kinds: Sequence[str]) -> None:
+def require_writable(out: Path, kinds: Sequence[str], option: str = "--out") -> None:
     """Refuse an ending or a place that cannot be, before any long work.
 
     Raises
@@ -224,17 +299,17 @@ def require_writable(out: Path, kinds: Sequence[str]) -> None:
     """
     if out.suffix not in kinds:
         raise InputError(
-            f"--out must end in {' or '.join(kinds)}. Got {out.name!r}. Name such a file."
+            f"{option} must end in {' or '.join(kinds)}. Got {out.name!r}. Name such a file."
         )
     if out.is_dir():
-        raise InputError(f"--out must be a file. Got the folder {out}. Name another place.")
+        raise InputError(f"{option} must be a file. Got the folder {out}. Name another place.")
     # Nothing is left behind by work that is refused later: not even the folder is made yet.
     place = next(folder for folder in out.absolute().parents if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise _unwritable(out, error, option) from None
 
 
 @contextmanager
@@ -262,16 +337,14 @@ def replacing(out: Path) -> Iterator[Path]:
             Path(name).unlink(missing_ok=True)
 
 
-def _unwritable(out: Path, error: OSError) -> InputError:
+def _unwritable(out: Path, error: OSError, option: str = "--out") -> InputError:
     return InputError(
-        f"--out must be a place that can be written. Got {out}: {error.strerror or error}. "
+        f"{option} must be a place that can be written. Got {out}: {error.strerror or error}. "
         "Free some space or name another place."
     )
 
 
-def keep(scored: Scored, version: str) -> Path:
-    """Keep the table under ``CLV_HOME/predictions``, to be held against what will happen."""
-    name = scored.as_of.replace(":", "")
-    place = registry.home() / "predictions" / f"as_of={name}" / f"model-{version}.parquet"
-    write(scored.frame, place)
-    return place
+def _kept_at(as_of: str, version: str) -> Path:
+    """Where the home keeps the table of a moment by a model."""
+    name = as_of.replace(":", "")
+    return registry.home() / "predictions" / f"as_of={name}" / f"model-{version}.parquet"

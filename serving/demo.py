@@ -24,10 +24,8 @@ def run(out: Path, seed: int = 0, progress: Progress | None = None) -> str:
     done = train(ORDERS, settings=Settings(), seed=seed, progress=progress)
     report += ["", words.trained(done)]
     loaded = load(done.version.number)
-    scored = batch.score(loaded, ORDERS, progress=progress)
     file = out / "predictions.csv"
-    batch.write(scored.frame, file)
-    batch.keep(scored, loaded.version)
+    scored = batch.score(loaded, ORDERS, out=file, progress=progress)
     report += ["", words.scored(words.summary(scored, loaded), file)]
     best = scored.frame.nlargest(5, "clv_12m")[
         ["customer_id", "revenue_12m", "orders_12m", "churn_12m", "clv_12m", "clv_24m"]

@@ -62,6 +62,8 @@ class Live:
         Seconds between two looks at the registry.
     warm
         Called with a new model before it serves; what it raises refuses the model.
+    spread
+        Called by `reload`, so that other workers look too.
 
     Raises
     ------
@@ -74,9 +76,11 @@ class Live:
         model: str = "champion",
         every: float = 5.0,
         warm: Callable[[Loaded], object] | None = None,
+        spread: Callable[[], None] | None = None,
     ) -> None:
         self._wanted, self._every = str(model), every
         self._warm = warm or (lambda _: None)
+        self._spread = spread or (lambda: None)
         self._refused: tuple[str, float] | None = None  # digest, and when it may be tried again
         self._one = threading.Lock()
         self._stop = threading.Event()
@@ -133,6 +137,12 @@ class Live:
                 self._trouble(UNREACHABLE, error)
                 return False
             return self._follow(found)
+
+    def reload(self) -> bool:
+        """As `look`, in all workers, and also at a version that was refused lately."""
+        self._refused = None
+        self._spread()
+        return self.look()
 
     def _follow(self, found: Version) -> bool:
         now = self._state

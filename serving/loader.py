@@ -10,11 +10,12 @@ import pandas as pd
 
 from features.catalogue import feature_hash
 from features.errors import InputError
-from features.settings import Settings, written
+from features.settings import RateBySegment, Settings, written
 from features.settings import load as load_settings
 from features.spine import instant
 from training import bundle, registry
 from training.model import Model
+from training.packing import unpack
 from training.run import Data, settings_file, with_horizons
 
 __all__ = ["Loaded", "is_folder", "load", "open_folder"]
@@ -87,18 +88,31 @@ class Loaded:
         Raises
         ------
         InputError
-            The data's settings speak of another currency or time zone than the model.
+            The data's settings speak of another currency or time zone than the model, or of other
+            discount rates by segment.
         """
         file, own = settings_file(data, config), self.model.settings
         beside = load_settings(file)
-        for key in written(file, "business") & {"currency", "time_zone"}:
+        fixed = {"currency", "time_zone", "discount_rate_by_segment"}
+        for key in sorted(written(file, "business") & fixed):
             theirs, ours = getattr(beside.business, key), getattr(own.business, key)
+            if theirs != ours and key == "discount_rate_by_segment":
+                # The service, which has no such file, would answer with other values.
+                raise InputError(
+                    f"[business] {key} must be the model's: {_rates(ours)}. Got {_rates(theirs)}. "
+                    "Train with the rates that shall hold, or mend clv.toml."
+                )
             if theirs != ours:
                 raise InputError(
                     f"[business] {key} must be the model's, {ours}. Got {theirs}. "
                     "Take the model trained for these data, or mend clv.toml."
                 )
         return replace(beside, business=own.business, customers=own.customers)
+
+
+def _rates(by: RateBySegment) -> str:
+    told = ", ".join(f"{level} {rate:g}" for level, rate in sorted(by.rates.items())[:8])
+    return f"{by.column} {told}{' ...' if len(by.rates) > 8 else ''}" if told else "none"
 
 
 def load(model: str | int | Path = "champion") -> Loaded:
@@ -127,7 +141,7 @@ def open_folder(folder: Path, version: str = "") -> Loaded:
     """
     parts = bundle.verify(folder, bundle.key(registry.home()), feature_hash())
     version = version or f"bundle-{bundle.digest(folder)[:12]}"
-    return Loaded(Model.from_parts(parts), version)
+    return Loaded(unpack(parts), version)
 
 
 def is_folder(text: str) -> bool:

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from bisect import bisect_right
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,9 @@ __all__ = ["Lookup", "latest"]
 
 ROWS: Final = 16_384  # of a block
 #: Columns of text; other files than CSV tell it themselves.
-TEXTS: Final = ("customer_id", "as_of", "evidence", "next_order_on", "reasons", "model_version")
+TEXTS: Final = (
+    "customer_id", "as_of", "evidence", "next_order_on", "segment", "reasons", "model_version",
+)  # fmt: skip
 LOOK: Final = 5.0  # seconds between two looks at whether there is a newer table
 
 
@@ -49,17 +52,31 @@ class Lookup:
         table = self._table()
         return None if table is None else table.find(customer)
 
+    @property
+    def fresh(self) -> bool:
+        """Whether `find` answers at once: it neither looks for a newer table nor waits for one."""
+        late = time.monotonic() - self._looked >= LOOK
+        return not late and (self._state is not None or not self._lock.locked())
+
     def _table(self) -> _Table | None:
-        with self._lock:
-            if time.monotonic() - self._looked >= LOOK:
-                self._looked = time.monotonic()
-                file = _newest(self._place)
-                if file is not None:
-                    stat = file.stat()
-                    key = (str(file.absolute()), stat.st_size, stat.st_mtime_ns)
-                    if self._state is None or self._state[0] != key:
-                        self._state = (key, _Table(_laid_out(file, key)))
-            return None if self._state is None else self._state[1]
+        # While another thread lays out a newer table, the one before it answers.
+        if self._lock.acquire(blocking=self._state is None):
+            try:
+                self._look()
+            finally:
+                self._lock.release()
+        return None if self._state is None else self._state[1]
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked < LOOK:
+            return
+        self._looked = time.monotonic()
+        file = _newest(self._place)
+        if file is not None:
+            stat = file.stat()
+            key = (str(file.absolute()), stat.st_size, stat.st_mtime_ns)
+            if self._state is None or self._state[0] != key:
+                self._state = (key, _Table(_laid_out(file, key)))
 
 
 def _newest(place: Path) -> Path | None:
@@ -96,7 +113,9 @@ def _lay_out(file: Path, out: Path) -> None:
         return
     source = pq.ParquetFile(file)
     if _in_order(source):
-        _write(source.iter_batches(batch_size=ROWS), source.schema_arrow, out)
+        # One group of rows after the other: asked for all of them, Arrow holds all.
+        groups = (source.iter_batches(ROWS, row_groups=[i]) for i in range(source.num_row_groups))
+        _write(chain.from_iterable(groups), source.schema_arrow, out)
     else:
         table = _sorted(source.read())
         _write(table.to_batches(max_chunksize=ROWS), table.schema, out)

@@ -20,6 +20,7 @@ from features.catalogue import Catalogue
 from features.records import Note, RecordError, Where
 from features.spine import Cutoffs
 from features.store import Bucket
+from serving import prospective
 from serving.loader import Loaded
 from serving.reasons import lines_of
 
@@ -58,18 +59,20 @@ class Scorer:
         ------
         RecordError
             The first field that is not as it must be, or a customer without an order before
-            `as_of`.
+            `as_of` who is no prospect either.
         """
         model = self.loaded.model
         read = records.read(customers, model.settings)
         self._require_events(customers)
         self._require_contract(read.bucket)
-        rows = build(read.bucket, cutoff(as_of, model.settings.business.time_zone), self.catalogue)
+        at = cutoff(as_of, model.settings.business.time_zone)
+        rows = build(read.bucket, at, self.catalogue)
+        found = self.answer(rows, as_of, months, reasons) if len(rows) else []
         if len(rows) < len(customers):
-            missing = sorted(set(range(len(customers))) - set(rows.who.tolist()))
-            raise RecordError(("customers", missing[0], "orders"), "no_order", "must hold an order "
-                              "with a positive amount before as_of")  # fmt: skip
-        found = self.answer(rows, as_of, months, reasons)
+            waiting = sorted(set(range(len(customers))) - set(rows.who.tolist()))
+            own = (self.loaded, customers, read.bucket, waiting, at, months, reasons)
+            for i, row in zip(waiting, prospective.predict(*own), strict=True):
+                found.insert(i, row)
         return Answer(found, (*read.notes, *self._notes(read.bucket, customers)))
 
     def answer(
@@ -120,6 +123,9 @@ class Scorer:
                     _other(("customers", i, "profile", name))
                     for i, text in enumerate(texts) if text and text not in places
                 ]  # fmt: skip
+        rate = self.loaded.model.settings.business.discount_rate_by_segment.column
+        if rate and rate not in dict(known.attributes) and rate not in (bucket.texts or ()):
+            found.append(Note(("customers",), "missing_column", f"no profile has {rate}"))
         return found
 
 

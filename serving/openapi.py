@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from features.records import NUMBERS, TEXTS
 from features.settings import MAX_MONTHS
+from serving.guard import OPEN
 from serving.schema import LONGEST_ID, MOST_REASONS, Limits
+from training.grid import NAMES
 
 __all__ = ["EXAMPLE", "document", "page"]
 
@@ -33,7 +35,7 @@ ANSWER: Final[Schema] = {
         {"customer_id": "0042", "as_of": "2025-07-01", "evidence": "full", "revenue_12m": 61.7,
          "orders_12m": 1.4, "churn_12m": 0.41, "margin_12m": 24.7, "retention_cost_12m": 0.0,
          "clv_12m": 23.6, "clv_12m_low": 0.0, "clv_12m_median": 14.2, "clv_12m_high": 58.3,
-         "next_order_on": "2025-10-19", "model_version": "3"}
+         "next_order_on": "2025-10-19", "segment": "Grow", "model_version": "3"}
     ],
 }  # fmt: skip
 PROBLEM: Final[Schema] = {
@@ -42,9 +44,14 @@ PROBLEM: Final[Schema] = {
 }  # fmt: skip
 TEXT: Final[Schema] = {"type": "string"}
 WHY: Final = {
-    400: "No JSON.", 404: "There is no such thing.", 413: "Too much at once.",
-    415: "Another media type.", 422: "A field breaks a rule.", 503: "No model serves.",
+    400: "No JSON, or Host names another service.", 401: "No token.",
+    403: "A page of another site asks, or the token has not the role.",
+    404: "There is no such thing.", 413: "Too much at once.", 415: "Another media type.",
+    422: "A field breaks a rule.", 429: "Too often.", 503: "Too busy, or no model serves.",
 }  # fmt: skip
+HEADERS: Final = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
+#: What may come of any request before it is looked at.
+GUARDED: Final = (400, 403, 429, 503)
 
 
 def _object(fields: Schema, required: tuple[str, ...], text: str, extra: bool = False) -> Schema:
@@ -86,11 +93,16 @@ def _schemas(limits: Limits) -> Schema:
     }  # fmt: skip
     attribute = {"type": ["string", "number", "boolean", "null"]}
     profile = {"type": "object", "additionalProperties": attribute,
-               "description": "attributes of the customer: country, birth_year ..."}  # fmt: skip
+               "description": "attributes of the customer: country, birth_year ...; acquired_at "
+               "is the moment of sign-up"}  # fmt: skip
     identity = {**TEXT, "minLength": 1, "maxLength": LONGEST_ID}
     customer = {
         "customer_id": identity,
-        "orders": _list(_ref("Order"), 1, limits.orders),
+        "orders": {
+            **_list(_ref("Order"), 0, limits.orders),
+            "description": "may be none where the "
+            "profile tells acquired_at: somebody who has not ordered yet",
+        },
         "profile": profile,
         "events": _list(_ref("Event"), 0, limits.orders),
     }
@@ -107,13 +119,22 @@ def _schemas(limits: Limits) -> Schema:
     return {
         "Order": _object(order, ("order_ts", "amount"), "One line of an order."),
         "Event": _object(event, ("ts", "kind"), "Something that happened besides orders."),
-        "Customer": _object(customer, ("customer_id", "orders"), "A customer and all they did."),
+        "Customer": {
+            **_object(customer, ("customer_id",), "A customer and all they did."),
+            "anyOf": [
+                {"required": ["orders"], "properties": {"orders": {"minItems": 1}}},
+                {"required": ["profile"], "properties": {"profile": {
+                    "required": ["acquired_at"],
+                    "properties": {"acquired_at": {"type": "string", "minLength": 1}}}}},
+            ],
+        },
         "Request": _object(request, ("as_of", "customers"), "Customers to predict."),
         "Prediction": _object(
             {
                 "customer_id": TEXT, "as_of": TEXT, "model_version": TEXT,
                 "evidence": {"enum": ["full", "extrapolated", "thin", "cold_start"]},
                 "next_order_on": _maybe("string", "the likely day, unless more likely gone"),
+                "segment": _maybe("string", "by value and churn: " + ", ".join(NAMES)),
             },
             ("customer_id", "as_of", "evidence", "model_version"),
             "A row of the predictions table: for each horizon h revenue_{h}m, orders_{h}m, "
@@ -157,6 +178,8 @@ def _answers(text: str, content: Schema, *statuses: int) -> Schema:
     for status in statuses:
         about = _content(_ref("Problem"), PROBLEM if status == 422 else None)
         found[str(status)] = {"description": WHY[status], "content": about}
+        if status in HEADERS:
+            found[str(status)]["headers"] = {HEADERS[status]: {"schema": TEXT}}
     return found
 
 
@@ -171,8 +194,11 @@ ANY: Final[Schema] = {"type": "object"}
 REFUSED: Final = (400, 413, 415, 422)
 
 
-def document(name: str, release: str, limits: Limits) -> Schema:
-    """The whole description; `name` is the model's in the Open Inference protocol."""
+def document(name: str, release: str, limits: Limits, tokens: bool = False) -> Schema:
+    """The whole description; `name` is the model's in the Open Inference protocol.
+
+    With `tokens` every route but those of health needs one.
+    """
     own = f"/v2/models/{name}"
     plain = {"text/plain": {"schema": TEXT}}
     customer = [{"name": "customer", "in": "path", "required": True, "schema": TEXT}]
@@ -183,11 +209,13 @@ def document(name: str, release: str, limits: Limits) -> Schema:
         "inputs": {"type": ["array", "object"]},
         "params": {"type": "object", "description": "as_of, horizons and reasons of raw orders"},
     }  # fmt: skip
-    scored = {**_content(_object(rows, (), "One of the four forms.")),
-              "text/csv": {"schema": TEXT}}  # fmt: skip
+    forms = [name for name in rows if name != "params"]
+    one = {**_object(rows, (), "One of the four forms."),
+           "oneOf": [{"required": [name]} for name in forms]}  # fmt: skip
+    scored = {**_content(one), "text/csv": {"schema": TEXT}}
     predictions = {"type": "array", "items": ANY}
     answer = _content(_object({"predictions": predictions}, ("predictions",), "One each."))
-    tensor = _object({"id": TEXT, "inputs": {"type": "array", "items": ANY},
+    tensor = _object({"id": TEXT, "inputs": {"type": "array", "items": ANY, "minItems": 1},
                       "outputs": {"type": "array", "items": ANY}, "parameters": ANY},
                      ("inputs",), "Tensors of features.")  # fmt: skip
     paths: Schema = {
@@ -207,6 +235,9 @@ def document(name: str, release: str, limits: Limits) -> Schema:
                                 _answers("It serves.", _content(ANY), 503))},
         "/version": {"get": _ask("Version of the service", _answers("Its number.", plain))},
         "/metrics": {"get": _ask("Counters for Prometheus", _answers("Text.", plain))},
+        "/admin/reload": {"post": _ask(
+            "Look at the champion's alias now (role admin)",
+            _answers("What serves now, and whether that changed.", _content(ANY)))},
         "/v2": {"get": _ask("Open Inference: the server", _answers("About it.", _content(ANY)))},
         "/v2/health/live": {"get": _ask("The process answers", _answers("Yes.", _content(ANY)))},
         "/v2/health/ready": {"get": _ask("The model may be asked",
@@ -218,12 +249,20 @@ def document(name: str, release: str, limits: Limits) -> Schema:
                                       _answers("Tensors.", _content(ANY), *REFUSED),
                                       _content(tensor))},
     }  # fmt: skip
+    for place, methods in paths.items():
+        more = GUARDED if place in OPEN or not tokens else (*GUARDED, 401)
+        for about in methods.values():
+            about["responses"] = _answers("", {}, *more) | about["responses"]
+            if tokens and place in OPEN:
+                about["security"] = []
+    secured: Schema = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     return {
+        **({"security": [{"token": []}]} if tokens else {}),
         "openapi": "3.1.0",
         "info": {"title": "Customer value and churn", "version": release,
                  "description": "Predictions of customers from their raw order history."},
         "paths": paths,
-        "components": {"schemas": _schemas(limits)},
+        "components": {"schemas": _schemas(limits), **(secured if tokens else {})},
     }  # fmt: skip
 
 

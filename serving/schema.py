@@ -168,8 +168,17 @@ def _lines(customer: Any, i: int, limits: Limits) -> int:
             (*at, "customer_id"), rule, f"must be text of 1 to {LONGEST_ID} characters"
         )
     orders, events = customer.get("orders"), customer.get("events")
-    if type(orders) is not list or not orders:
-        raise RecordError((*at, "orders"), "type", "must be a list of at least one order line")
+    profile = customer.get("profile")
+    _check_profile(profile, (*at, "profile"))
+    if (
+        not orders
+        and (orders is None or type(orders) is list)
+        and (profile or {}).get("acquired_at")
+    ):
+        customer["orders"] = orders = []  # somebody who signed up and has not ordered yet
+    elif type(orders) is not list or not orders:
+        raise RecordError((*at, "orders"), "type", "must be a list of at least one order line, or "
+                          "profile.acquired_at the moment of sign-up")  # fmt: skip
     if events is not None and type(events) is not list:
         raise RecordError((*at, "events"), "type", "must be a list")
     count = 0
@@ -180,7 +189,6 @@ def _lines(customer: Any, i: int, limits: Limits) -> int:
         for j, row in enumerate(rows):
             if type(row) is not dict:
                 raise RecordError((*at, table, j), "type", "must be an object")
-    _check_profile(customer.get("profile"), (*at, "profile"))
     return count
 
 

@@ -8,6 +8,7 @@ model. Workers share the listening socket, so a dead one takes no callers with i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -17,6 +18,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
@@ -54,8 +56,9 @@ def run(chosen: Serving, build: Build | None = None) -> int:
     require_tokens(chosen)
     # One thread for each worker: together they fill the processors, and one row needs no more.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with listening(chosen) as sock:
-        return _Supervisor(chosen, sock, build or application).run()
+    # What workers tell one another lies in a folder that is new at every start.
+    with listening(chosen) as sock, tempfile.TemporaryDirectory(prefix="clv-serve-") as board:
+        return _Supervisor(chosen, sock, build or application, Path(board)).run()
 
 
 def require_tokens(chosen: Serving) -> bool:
@@ -118,16 +121,17 @@ def listening(chosen: Serving) -> socket.socket:
 class _Worker:
     """A process that answers, as its parent sees it."""
 
-    def __init__(self, chosen: Serving, sock: socket.socket, build: Build) -> None:
+    def __init__(self, chosen: Serving, sock: socket.socket, build: Build, board: Path) -> None:
         methods = multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context(
             "forkserver" if "forkserver" in methods else "spawn"
         )
         if "forkserver" in methods:
             context.set_forkserver_preload(LIBRARIES)
+            _start_forkserver()
         self.pipe, theirs = context.Pipe(duplex=False)
         self.process = context.Process(
-            target=_work, args=(chosen, sock, theirs, build), daemon=True
+            target=_work, args=(chosen, sock, theirs, build, board), daemon=True
         )
         self.process.start()
         theirs.close()  # so that its end is seen
@@ -148,11 +152,27 @@ class _Worker:
                 os.kill(self.process.pid, how)
 
 
+def _start_forkserver() -> None:
+    """The process that workers are forked from, deaf to SIGTERM as it is to SIGINT.
+
+    A signal to the whole group, as a terminal, systemd or a container sends it, would end it before
+    the workers: nobody could tell then how those ended. It ends with its parent.
+    """
+    from multiprocessing import forkserver, resource_tracker
+
+    resource_tracker.ensure_running()  # before: it would take the mask off again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()  # what is blocked stays so in a child
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Supervisor:
     """Workers started, watched, started again, stopped."""
 
-    def __init__(self, chosen: Serving, sock: socket.socket, build: Build) -> None:
-        self.given = (chosen, sock, build)
+    def __init__(self, chosen: Serving, sock: socket.socket, build: Build, board: Path) -> None:
+        self.given = (chosen, sock, build, board)
         self.chosen, self.sock = chosen, sock
         self.stopping = False
         self.workers: list[_Worker] = []
@@ -250,12 +270,14 @@ def _say(text: str) -> None:
 # A worker
 
 
-def _work(chosen: Serving, sock: socket.socket, pipe: Pipe, build: Build) -> None:
+def _work(chosen: Serving, sock: socket.socket, pipe: Pipe, build: Build, board: Path) -> None:
     """Load the model and answer; exit code 2 where it cannot be loaded, having said why."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells the parent, who tells us
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see _start_forkserver
     _log_plainly()
     try:
-        _serve(chosen, sock, pipe, build)
+        _serve(chosen, sock, pipe, build, board)
     except ClvError as error:
         _say(str(error))
         sys.exit(error.exit_code)
@@ -266,7 +288,8 @@ def _work(chosen: Serving, sock: socket.socket, pipe: Pipe, build: Build) -> Non
         sys.exit(1)
 
 
-def _serve(chosen: Serving, sock: socket.socket, pipe: Pipe, build: Build) -> None:
+def _serve(chosen: Serving, sock: socket.socket, pipe: Pipe, build: Build, folder: Path) -> None:
+    from serving.board import Board
     from serving.connections import Server, configured
     from serving.guard import Guard
     from serving.live import Live
@@ -274,8 +297,11 @@ def _serve(chosen: Serving, sock: socket.socket, pipe: Pipe, build: Build) -> No
     from serving.tokens import Tokens
     from training.tracking import home
 
-    live = Live(chosen.model, chosen.follow_seconds, warm)
+    board = Board(folder)
+    live = Live(chosen.model, chosen.follow_seconds, warm, board.ask)
     app, metrics = build(chosen, live)
+    if metrics is not None and chosen.workers > 1:
+        metrics.share(board)
     tokens = Tokens(home()) if require_tokens(chosen) else None
     guard = Guard(app, chosen, tokens, metrics)
     count = metrics.refused if metrics else None
@@ -289,6 +315,10 @@ def _serve(chosen: Serving, sock: socket.socket, pipe: Pipe, build: Build) -> No
             pass
         except OSError:
             server.should_exit = True  # the parent is gone
+        if metrics is not None:
+            metrics.post(live.status())
+        if board.asked():
+            await asyncio.to_thread(live.look)
 
     server = Server(configured(guard, chosen, count, tell))
     gc.collect()
@@ -314,6 +344,7 @@ def application(chosen: Serving, live: Live) -> tuple[Any, Any]:
         max_orders=chosen.orders,
         max_lines=chosen.lines,
         metrics=metrics,
+        tokens=require_tokens(chosen),
     )
     return make(live, options), metrics
 

@@ -20,6 +20,7 @@ from training.intervals import total
 from training.judgement import Judgement
 from training.model import COLD_START
 from training.newcomers import Early
+from training.profit import Best
 from training.run import Trained
 from training.slices import WITH_INTERVAL
 
@@ -82,7 +83,6 @@ def _sure(test: Judgement) -> list[str]:
     total, real = test.total, float(test.said.actual.sum())
     outside = {str(row["group"]): row for row in test.coverage().to_dict("records")}
     calibration = test.calibration()
-    best = test.campaign
     lines = [
         f"Total margin, discounted: {total.value:,.0f} ({total.low:,.0f} to {total.high:,.0f}) "
         f"{currency} predicted, {real:,.0f} came",
@@ -93,11 +93,24 @@ def _sure(test: Judgement) -> list[str]:
         ),
         f"Churn calibration error: {calibration['before']['ece']:.3f} before, "
         f"{calibration['after']['ece']:.3f} after",
-        f"A campaign to the {best.share:.0%} with most to lose would have brought "
-        f"{best.realised.value:,.0f} ({best.realised.low:,.0f} to {best.realised.high:,.0f}) "
-        f"{currency}",
+        _campaign(test.campaign, currency),
     ]
     return [*lines, *(f"Out of band: {warning}" for warning in test.warnings())]
+
+
+def _campaign(best: Best, currency: str) -> str:
+    """What the campaign that was chosen beforehand would have brought."""
+    if best.share <= 0:
+        return "No campaign: no contact was expected to bring more than it costs"
+    whom = f"the {best.share:.0%} with most to lose"
+    # Where a contact costs nothing, or next to it, everybody is worth one.
+    if f"{best.share:.0%}" == "100%":
+        whom = "all customers" if best.share >= 1 else "nearly all customers"
+    came = best.realised
+    return (
+        f"A campaign to {whom} would have brought {came.value:,.0f} ({came.low:,.0f} to "
+        f"{came.high:,.0f}) {currency}"
+    )
 
 
 def _percent(share: float) -> str:
@@ -204,16 +217,22 @@ def trained(done: Trained) -> str:
 
 def summary(found: Scored, loaded: Loaded) -> dict[str, Any]:
     """Totals of a predictions table."""
-    frame = found.frame
+    names = found.names  # column by column: the whole table may be large
     totals = {
-        column: round(float(frame[column].sum()), 2)
-        for column in frame.columns
+        column: round(float(found.some([column])[column].sum()), 2)
+        for column in names
         if re.fullmatch(r"(revenue|orders|clv)_\d+m", column)
     }
-    cold = frame["evidence"] == COLD_START
-    known = frame["evidence"][~cold]
-    churn = {c: round(float(frame[c].mean()), 4) for c in frame.columns if c.startswith("churn_")}
+    evidence = found.some(["evidence"])["evidence"]
+    cold = evidence == COLD_START
+    known = evidence[~cold]
+    churn = {
+        column: round(float(found.some([column])[column].mean()), 4)
+        for column in names
+        if column.startswith("churn_")
+    }
     first = int(next(iter(churn)).removeprefix("churn_").removesuffix("m"))
+    figures = found.some([name for name in names if name.endswith(f"_{first}m")])
     return {
         "customers": len(known),
         "prospects": int(cold.sum()),
@@ -227,19 +246,20 @@ def summary(found: Scored, loaded: Loaded) -> dict[str, Any]:
         "rows_refused": found.ingested.rows_refused,
         "missing": list(found.missing),
         "totals": totals,
-        "intervals": _total_intervals(frame),
+        "intervals": _total_intervals(found),
         "mean_churn": churn,
-        "cross_check": cross_check(frame, first, loaded.model.settings.business).as_dict(),
+        "cross_check": cross_check(figures, first, loaded.model.settings.business).as_dict(),
     }
 
 
-def _total_intervals(frame: pd.DataFrame) -> dict[str, list[float]]:
+def _total_intervals(made: Scored) -> dict[str, list[float]]:
     """The 10 and 90 % points of each horizon's total value, and not sums of customers' points."""
-    found = {}
-    for column in frame.columns:
-        if re.fullmatch(r"clv_\d+m", column) and f"{column}_sd" in frame:
-            value, spread = (frame[name].to_numpy(float) for name in (column, f"{column}_sd"))
-            whole = total(value, spread, float(frame[f"{column}_common"].iloc[0]))
+    found, names = {}, made.names
+    for column in names:
+        if re.fullmatch(r"clv_\d+m", column) and f"{column}_sd" in names:
+            table = made.some([column, f"{column}_sd", f"{column}_common"])
+            value, spread = (table[name].to_numpy(float) for name in (column, f"{column}_sd"))
+            whole = total(value, spread, float(table[f"{column}_common"].iloc[0]))
             found[column] = [round(whole.low, 2), round(whole.high, 2)]
     return found
 

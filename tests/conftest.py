@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,16 +182,37 @@ def use_home(patch: pytest.MonkeyPatch, home: Path) -> None:
     patch.setenv("CLV_HOME", str(home))
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one process of a run makes for all of them; it is to be copied, not changed."""
+    from training.tracking import try_lock
+
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # which the processes have in common
+    folder = base / name
+    with (base / f"{name}.lock").open("w") as lock:
+        while not try_lock(lock.fileno()):
+            time.sleep(0.1)
+        if not (folder / "made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database of MLflow without runs, to be copied: migrations take seconds."""
-    from training import tracking
 
-    folder = tmp_path_factory.mktemp("migrated")
-    with pytest.MonkeyPatch.context() as patch:
-        use_home(patch, folder)
-        tracking.open_store(create=True)
-    return folder / "mlruns/mlflow.db"
+    def make(folder: Path) -> None:
+        from training import tracking
+
+        with pytest.MonkeyPatch.context() as patch:
+            use_home(patch, folder)
+            tracking.open_store(create=True)
+
+    return made_once(tmp_path_factory, "migrated", make) / "mlruns/mlflow.db"
 
 
 def new_home(folder: Path, migrated: Path) -> Path:
@@ -275,13 +297,31 @@ def few_draws(patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Trained:
     """Trained twice on the same data: in a notebook's way on frames, and by command on files."""
+    orders, customers = small_shop()
+
+    def make(folder: Path) -> None:
+        second, chatter = train_twice(folder, migrated, orders, customers)
+        told = [second.code, second.out, second.err, chatter]
+        (folder / "said.json").write_text(json.dumps(told))
+
+    done = made_once(tmp_path_factory, "trained", make)
+    folder = Path(shutil.copytree(done, tmp_path_factory.mktemp("own") / "trained"))
+    code, out, err, chatter = json.loads((folder / "said.json").read_text())
+    return Trained(
+        folder / "home", folder / "data", orders, customers, "2025-07-01", Ran(code, out, err),
+        chatter,
+    )  # fmt: skip
+
+
+def train_twice(
+    folder: Path, migrated: Path, orders: pd.DataFrame, customers: pd.DataFrame
+) -> tuple[Ran, str]:
+    """What the second training said, and all that both wrote."""
     from features.settings import load
     from training import train
 
-    folder = tmp_path_factory.mktemp("trained")
     home, data = new_home(folder / "home", migrated), folder / "data"
     data.mkdir()
-    orders, customers = small_shop()
     orders.to_parquet(data / "orders.parquet")
     customers.to_parquet(data / "customers.parquet")
     (data / "clv.toml").write_text(SETTINGS)
@@ -294,8 +334,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Trained
             frames = {"orders": orders.sample(frac=1, random_state=0), "customers": customers}
             train(frames, as_of="2025-07-01", settings=load(data / "clv.toml"), workers=1)
         second = clv("train", data, "--as-of", "2025-07-01", "--workers", 2, "--json")
-    chatter = noise.getvalue() + second.out + second.err
-    return Trained(home, data, orders, customers, "2025-07-01", second, chatter)
+    return second, noise.getvalue() + second.out + second.err
 
 
 @pytest.fixture

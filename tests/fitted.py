@@ -29,6 +29,7 @@ from training.backtest import backtest
 from training.fitting import Fitted, fit
 from training.judgement import Judgement
 from training.model import Model
+from training.packing import pack
 
 ZONE = "UTC"
 KNOWN = instant("2024-07-01", ZONE)
@@ -145,5 +146,5 @@ def rows(model: Model, as_of: int = KNOWN, first: int = 0, last: int | None = No
 
 def contents(model: Model) -> tuple[str, dict[str, bytes], str]:
     """All that a bundle of the model would hold; floats by the text that reads back exactly."""
-    parts = model.parts()
+    parts = pack(model)
     return repr(parts.card), parts.files, repr(parts.golden)

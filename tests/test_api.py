@@ -2,11 +2,13 @@
 
 import copy
 import json
+import os
 import re
 import socket
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 
 import fitted
 import numpy as np
@@ -18,10 +20,11 @@ from conftest import same_bits, use_home
 
 from features.errors import InputError
 from features.settings import Serving
-from serving import lookup
+from serving import lookup, tokens
 from serving.answers import refusal
 from serving.api import Fixed, Options, application
 from serving.batch import score, write
+from serving.board import Board
 from serving.client import Client, ServiceError
 from serving.guard import Guard
 from serving.loader import Loaded
@@ -59,6 +62,10 @@ class Changing:
 
     def status(self):
         return {"version": self.loaded.version, "healthy": self.healthy, "error": self.error}
+
+    def reload(self):
+        self.loaded = loaded("2")
+        return True
 
 
 def test_a_prediction_tells_version_currency_reasons_and_what_should_be_known(app):
@@ -162,6 +169,21 @@ def test_health_tells_a_refused_model_and_readiness_follows():
     for place, status in (("/health", 503), ("/v2/health/ready", 503), ("/v2/health/live", 200),
                           ("/v2/models/clv/ready", 503), ("/ping", 200)):  # fmt: skip
         assert ask(app, "GET", place).status == status
+
+
+def test_admins_alone_reload(tmp_path):
+    live = Changing(loaded())
+    texts = {role: tokens.make(tmp_path, role, role) for role in ("read", "admin")}
+    guard = Guard(application(live), Serving(), tokens.Tokens(tmp_path))
+
+    def reload(*headers):
+        return ask(guard, "POST", "/admin/reload", b"", [("host", "localhost"), *headers])
+
+    assert reload().status == 401
+    assert reload(("authorization", f"Bearer {texts['read']}")).status == 403
+    assert live.loaded.version == "1"
+    found = reload(("authorization", f"Bearer {texts['admin']}"))
+    assert (found.status, found.json["changed"], found.json["version"]) == (200, True, "2")
 
 
 def test_a_wrong_method_is_told_the_right_one(app):
@@ -303,12 +325,17 @@ def test_open_inference_answers_in_tensors(app, features):
 # Known customers
 
 
+@cache
+def scored():
+    return score(loaded(), dict(fitted.shop()), as_of="2024-07-01", reasons=2, workers=1).frame
+
+
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """A home with the table of a batch."""
     use_home(monkeypatch, tmp_path)
     monkeypatch.setattr(lookup, "ROWS", 100)
-    table = score(loaded(), dict(fitted.shop()), as_of="2024-07-01", reasons=2, workers=1).frame
+    table = scored()
     write(table, latest(tmp_path) / "as_of=2024-07-01" / "model-1.parquet")
     return tmp_path, table
 
@@ -334,6 +361,34 @@ def test_a_newer_table_is_followed(kept, monkeypatch):
     assert found.find(first)["as_of"] == "2024-07-01"
     newer = table.assign(as_of="2024-08-01")
     write(newer, latest(home) / "as_of=2024-08-01" / "model-1.parquet")
+    assert found.find(first)["as_of"] == "2024-08-01"
+
+
+def test_while_a_newer_table_is_laid_out_the_one_before_it_answers(kept, monkeypatch):
+    home, table = kept
+    found = Lookup(latest(home))
+    first = table["customer_id"].iloc[0]
+    assert not found.fresh
+    assert found.find(first)["as_of"] == "2024-07-01"
+    assert found.fresh
+    begun, done, laid_out = threading.Event(), threading.Event(), lookup._laid_out
+
+    def slowly(*words):
+        begun.set()
+        assert done.wait(60)
+        return laid_out(*words)
+
+    monkeypatch.setattr(lookup, "_laid_out", slowly)
+    write(table.assign(as_of="2024-08-01"), latest(home) / "as_of=2024-08-01" / "model-1.parquet")
+    monkeypatch.setattr(found, "_looked", -lookup.LOOK)
+    assert not found.fresh
+    other = threading.Thread(target=found.find, args=(first,))
+    other.start()
+    assert begun.wait(60)
+    assert found.fresh
+    assert found.find(first)["as_of"] == "2024-07-01"
+    done.set()
+    other.join()
     assert found.find(first)["as_of"] == "2024-08-01"
 
 
@@ -406,6 +461,46 @@ def test_counters_count_by_route_and_name_nobody():
     form = r'[a-z_]+(\{([a-z]+="([^"\\]|\\.)*",?)+\})? [0-9.e+-]+'
     for line in text.splitlines():
         assert line.startswith("# ") or re.fullmatch(form, line), line
+
+
+def test_counters_are_those_of_all_workers(tmp_path):
+    """Two workers, one of which dies: the sum stays, its name goes."""
+    each = [Metrics(7), Metrics(8)]
+    apps = [application(Fixed(loaded(str(k))), Options(metrics=m)) for k, m in enumerate(each)]
+    for metrics in each:
+        metrics.share(Board(tmp_path))
+    for _ in range(3):
+        post(apps[0], "/v1/predict", ASKED)
+    post(apps[1], "/v1/predict", ASKED)
+    each[1].refused("too_busy")
+    first = ask(apps[1], "GET", "/metrics").body.decode()
+    assert 'route="/v1/predict",status="200"} 1' in first  # the other one has not told yet
+    each[0].post({"version": "0"})
+    for app in apps:
+        text = ask(app, "GET", "/metrics").body.decode()
+        assert 'clv_requests_total{route="/v1/predict",status="200"} 4' in text
+        assert 'clv_request_seconds_count{route="/v1/predict"} 4' in text
+        assert 'clv_refused_total{reason="too_busy"} 1' in text
+        assert "clv_churn_count 4" in text
+        assert 'clv_model_info{version="0"} 1' in text
+        assert 'clv_model_info{version="1"} 1' in text
+        assert 'clv_worker_info{worker="7",version="0"} 1' in text
+    (tmp_path / "torn.json").write_text("{")
+    for file in tmp_path.glob("*-*.json"):
+        if json.loads(file.read_text())["version"] == "0":
+            os.utime(file, (1, 1))
+    text = ask(apps[1], "GET", "/metrics").body.decode()
+    assert 'clv_requests_total{route="/v1/predict",status="200"} 4' in text
+    assert 'version="0"' not in text
+    assert 'clv_worker_info{worker="8",version="1"} 1' in text
+
+
+def test_another_worker_hears_that_it_is_to_look(tmp_path):
+    one, other = Board(tmp_path), Board(tmp_path)
+    assert not other.asked()
+    one.ask()
+    assert (one.asked(), other.asked(), other.asked()) == (False, True, False)
+    assert not Board(tmp_path).asked()  # who starts later has looked already
 
 
 def test_the_description_names_every_route_and_its_example_is_answered(app):

@@ -52,19 +52,26 @@ COMMANDS = {
     "features": ["--as-of", "--out", "--labels", "--model", "--dictionary", "--json"],
     "train": ["--as-of", "--horizons", "--config", "--seed", "--tune", "--json"],
     "backtest": ["--as-of", "--horizon", "--slice", "--early", "--out", "--json"],
-    "predict": ["--as-of", "--out", "--model", "--horizons", "--reasons", "--prospects"],
+    "predict": ["--as-of", "--out", "--model", "--horizons", "--reasons", "--prospects",
+                "--cashflow"],
     "explain": ["--as-of", "--customer", "--horizon", "--model", "--json"],
     "drivers": ["--as-of", "--horizon", "--model", "--json"],
+    "value": ["--predictions", "--by", "--summary", "--horizon", "--out", "--json"],
     "sample-size": ["--rate", "--lift", "--sd", "--difference", "--power", "--json"],
     "measure": ["--campaign", "--days", "--outcome", "--by", "--fit-uplift", "--arm", "--control",
                 "--before", "--json"],
     "plan": ["--predictions", "--budget", "--minimum", "--maximum", "--discount", "--months",
              "--segment", "--out", "--json"],
-    "target": ["--predictions", "--top", "--budget", "--offer-cost", "--uplift", "--control",
-               "--exclude", "--channel", "--format", "--campaign", "--contacts-out", "--seed",
-               "--out", "--json"],
+    "target": ["--predictions", "--top", "--budget", "--offer-cost", "--uplift", "--prospects",
+               "--control", "--exclude", "--channel", "--format", "--campaign", "--contacts-out",
+               "--seed", "--out", "--json"],
     "winback": ["--predictions", "--top", "--budget", "--offer-cost", "--control", "--exclude",
                 "--campaign", "--contacts-out", "--no-test", "--out", "--json"],
+    "segments": ["--data", "--scheme", "--before", "--summary", "--value-from", "--churn-from",
+                 "--out", "--json"],
+    "channels": ["--predictions", "--cohort", "--since", "--out", "--json"],
+    "retention": ["--as-of", "--months", "--period", "--silence", "--by", "--out", "--json"],
+    "referrals": ["--predictions", "--horizon", "--out", "--json"],
     "promote": ["--reason", "--force"],
     "rollback": [],
     "export-model": [],
@@ -80,7 +87,7 @@ def columns(*months: int) -> list[str]:
     """The predictions table's columns in the contract's order."""
     each = [name.format(h) for h in months for name in PER_HORIZON]
     parts = [f"{name}_{h}m" for h in months for name in ("order_value", "active_months")]
-    last = ["next_order_on", "orders_per_month", *parts, "model_version"]
+    last = ["next_order_on", "orders_per_month", *parts, "segment", "model_version"]
     return ["customer_id", "as_of", "evidence", *each, *last]
 
 
@@ -252,7 +259,8 @@ def test_csv_and_parquet_hold_the_same_numbers(tables: dict[str, Path]) -> None:
     text = rows_of(tables["one.csv"])
     days = frame["next_order_on"].fillna("").to_list()
     assert [row["next_order_on"] for row in text] == days
-    for name in set(columns(3, 12)[3:-1]) - {"next_order_on"}:
+    assert [row["segment"] for row in text] == frame["segment"].to_list()
+    for name in set(columns(3, 12)[3:-1]) - {"next_order_on", "segment"}:
         assert [float(row[name]) for row in text] == frame[name].to_list()
 
 
@@ -593,7 +601,7 @@ def test_a_tampered_or_foreign_bundle_is_refused_before_it_is_parsed(
         raise AssertionError("parsed before it was verified")
 
     monkeypatch.setattr("xgboost.Booster.load_model", parsed)
-    monkeypatch.setattr("training.model.Model.from_parts", parsed)
+    monkeypatch.setattr("serving.loader.unpack", parsed)
     data = tmp_path / "never read"
     for model in ("champion", tmp_path / "model"):
         ran = clv("predict", data, "--out", tmp_path / "p.csv", "--model", model)

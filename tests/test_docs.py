@@ -28,7 +28,8 @@ def read(name: str) -> str:
 
 def blocks(text: str, language: str = "") -> list[str]:
     """Contents of the fenced blocks of a language; without one, of the plain ones."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for name, block in found if name == language]
 
 
 def commands(program: str) -> list[list[str]]:

@@ -337,8 +337,8 @@ def test_spend_is_summed_with_fees_by_channel_and_month() -> None:
         {"orders": ORDERS, "spend": lines, "rates": rates}, Settings()
     )
     assert found.to_dict("records") == [
-        {"channel": "a", "month": "2024-05", "cost": 16.25},
-        {"channel": "b", "month": "2024-05", "cost": 7.0},
+        {"channel": "a", "month": "2024-05", "cost": 16.25, "fees": 1.0},
+        {"channel": "b", "month": "2024-05", "cost": 7.0, "fees": 1.0},
     ]
     for column, value, words in (
         ("month", "2024-13", "a month such as 2024-05"),

@@ -26,6 +26,7 @@ from serving.export import dictionary
 from serving.loader import Loaded, load
 from training import bundle, leaderboard
 from training.fitting import Fitted, fit, prepare
+from training.packing import pack
 from training.samples import gather
 
 AS_OF = instant(CUTOFF, "UTC")
@@ -135,7 +136,7 @@ def test_what_a_shop_began_to_track_late_is_learned_from():
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     model = trained("own")[1].model
-    bundle.save(model.parts(), home / "bundle", bundle.make_key(home))
+    bundle.save(pack(model), home / "bundle", bundle.make_key(home))
     return home / "bundle"
 
 

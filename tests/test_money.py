@@ -10,8 +10,8 @@ from conftest import same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.money import Cashflow, monthly_rate, yearly_rate
-from features.settings import Business
+from features.money import Cashflow, Cashflows, flow_of, monthly_rate, yearly_rate
+from features.settings import Business, RateBySegment
 
 getcontext().prec = 50
 CENT = Decimal("0.01")
@@ -87,6 +87,40 @@ def test_a_row_does_not_depend_on_the_others():
     assert same_bits(whole, each)
     assert same_bits(whole, FLOW.discounted(np.asfortranarray(sums), 18))
     assert FLOW.discounted(sums[:0], 18).shape == (0,)
+
+
+def test_months_add_up_to_value_less_the_cost_to_keep():
+    sums = np.cumsum(np.random.default_rng(2).normal(20, 90, (37, 24)), axis=1)
+    months = FLOW.monthly(sums)
+    for h in range(1, 25):
+        value = FLOW.discounted(sums, h) - FLOW.retention_cost(h)
+        assert np.allclose(months[:, :h].sum(axis=1), value, rtol=1e-12, atol=1e-10)
+    # One unit a month, nothing discounted, is one unit a month.
+    free = Cashflow(1.0, 0.0, 0.0)
+    steady = np.arange(1.0, 25.0)[None, :]
+    assert (free.monthly(steady) == 1.0).all()
+    assert free.discounted(steady, 24)[0] == 24.0
+    assert (Cashflow(1.0, 0.0, 0.25).monthly(steady) == 0.75).all()
+
+
+def test_rows_with_rates_of_their_own_are_as_alone():
+    business = Business(
+        margin=0.3, discount_rate=0.07, retention_cost=4.0,
+        discount_rate_by_segment=RateBySegment("country", {"DE": 0.0, "BR": 0.3}),
+    )  # fmt: skip
+    sums = np.cumsum(np.random.default_rng(3).normal(20, 90, (6, 24)), axis=1)
+    # Customers 0 to 3; the second has two rows, the last none.
+    both = flow_of(business, ["BR", "DE", "", "XX"], np.array([0, 1, 1, 2, 2, 0]))
+    assert isinstance(both, Cashflows)
+    assert both.margin == 0.3
+    for i, rate in enumerate([0.3, 0.0, 0.0, 0.07, 0.07, 0.3]):
+        alone = Cashflow(0.3, rate, 4.0)
+        one = sums[i : i + 1]
+        assert both.factor(5)[i] == alone.factor(5)
+        assert both.retention_cost(18)[i] == alone.retention_cost(18)
+        assert both.discounted(sums, 18)[i] == alone.discounted(one, 18)[0]
+        assert same_bits(both.running(sums)[i : i + 1], alone.running(one))
+        assert same_bits(both.monthly(sums)[i : i + 1], alone.monthly(one))
 
 
 def test_the_settings_of_the_business():

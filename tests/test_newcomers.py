@@ -28,6 +28,7 @@ from training.fitting import fit
 from training.labels import build as labelled
 from training.model import Model
 from training.newcomers import Early, early, judge_prospects
+from training.packing import pack
 from training.season import Season
 
 CUTOFF = "2025-01-01"
@@ -178,7 +179,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "shop/clv.toml").write_text(
         shop().settings + "[model]\norigins = 3\nthin_below = 100\nmax_rows = 3000\n"
     )
-    bundle.save(model().parts(), folder / "model", bundle.make_key(folder))
+    bundle.save(pack(model()), folder / "model", bundle.make_key(folder))
     return folder
 
 
@@ -222,7 +223,7 @@ def test_the_command_predicts_prospects(place: Path, monkeypatch: pytest.MonkeyP
     cold = frame[frame["evidence"] == "cold_start"]
     assert cold["customer_id"].tolist() == waiting
     assert frame["customer_id"].tolist() == sorted([*waiting, *ordered])
-    assert not frame.drop(columns="next_order_on").isna().any(axis=None)
+    assert not frame.drop(columns=["next_order_on", "segment"]).isna().any(axis=None)
     before = pd.read_parquet(place / "plain.parquet")
     rest = frame[frame["evidence"] != "cold_start"].reset_index(drop=True)
     pd.testing.assert_frame_equal(rest, before, check_exact=True)
@@ -257,7 +258,7 @@ def test_prospects_are_explained_and_nobody_unknown(place: Path, monkeypatch: py
         assert f"Got {unknown!r}. Mend the id (007 is not 7)" in ran.err
     # The same person, and a model that was trained where nobody signs up.
     bare = replace(model(), prospects=None, no_prospects="the table customers holds buyers only")
-    bundle.save(bare.parts(), place / "bare", bundle.make_key(place))
+    bundle.save(pack(bare), place / "bare", bundle.make_key(place))
     ran = clv("explain", *about[:-1], place / "bare", "--customer", name)
     assert ran.code == 2
     assert "must know prospects. It does not: the table customers holds buyers only" in ran.err

@@ -17,7 +17,6 @@ from features.spine import instant
 from serving.batch import score
 from serving.loader import Loaded
 from serving.online import Scorer, scorer_of, warm
-from training import kernels, members
 from training.fitting import fit
 from training.integrals import FEW
 
@@ -180,71 +179,3 @@ def test_one_scorer_serves_a_model_until_others_come():
     others = [Loaded(fitted.base().model, str(k)) for k in range(3)]
     assert [scorer_of(each).loaded.version for each in others] == ["0", "1", "2"]
     assert scorer_of(others[2]) is scorer_of(others[2])
-
-
-# The compiled loops against what they stand for
-
-
-def test_the_continued_fraction_is_that_of_plain_numpy():
-    rng = np.random.default_rng(1)
-    b, e, q = rng.gamma(1.0, 5.0, 500), rng.gamma(1.0, 2.0, 500), rng.gamma(0.3, 500.0, 500)
-    value, sure = kernels.fraction(b, e, q)
-    f, up, down, c = np.ones(500), np.ones(500), np.zeros(500), b + e
-    expected, done = np.ones(500), np.zeros(500, bool)
-    for m in range(kernels.STEPS):
-        low = c + 2.0 * m
-        for part in (
-            (b + m) * (c - 1.0 + m) / ((low - 1.0) * low),
-            (m + 1.0) * (e + m) / (low * (low + 1.0)),
-        ):
-            down = 1.0 / (1.0 + part * q * down)
-            up = 1.0 + part * q / up
-            step = up * down
-            f = f * step
-        if m % kernels.BEAT == kernels.BEAT - 1:
-            now = ~done & (np.abs(step - 1.0) < 1e-15)
-            expected[now], done = 1.0 / f[now], done | now
-    assert same_bits(value, expected)
-    assert np.array_equal(sure, done)
-    assert 0 < done.sum() < 500
-
-
-def test_points_between_bins_are_those_of_plain_numpy():
-    rng = np.random.default_rng(2)
-    centres = np.sort(rng.normal(size=6))
-    levels = np.arange(1, 200) / 200
-    ratios = np.sort(rng.gamma(1.0, 1.0, (6, 199)), axis=1)
-    at = np.concatenate([rng.normal(0.5, 0.5, 400), levels[:20]])
-    crowd = np.concatenate([rng.normal(size=414), centres])
-    place = np.interp(crowd, centres, np.arange(6))
-    below = place.astype(np.int64)
-    expected, part = np.zeros(len(at)), place - below
-    for k in range(6):
-        share = np.where(below == k, 1.0 - part, np.where(below == k - 1, part, 0.0))
-        expected += share * np.interp(np.clip(at, levels[0], levels[-1]), levels, ratios[k])
-    assert same_bits(kernels.points(at, crowd, centres, levels, ratios), expected)
-    one = kernels.points(at, crowd, centres[:1], levels, ratios[:1])
-    clipped = np.clip(at, levels[0], levels[-1])
-    assert same_bits(one, np.interp(clipped, levels, ratios[0]))
-
-
-def test_few_rows_get_the_sum_of_leaves_that_xgboost_gives_many():
-    rng = np.random.default_rng(3)
-    for member in fitted.base().model.members.values():
-        assert members._forest(member.raw) is not None
-        X = rng.normal(0.0, 30.0, (5 * FEW, member._model.num_features()))
-        X[rng.random(X.shape) < 0.2] = np.nan
-        X[0] = 1e300
-        many = member.correction(X)
-        few = np.concatenate([member.correction(X[i : i + 1]) for i in range(len(X))])
-        assert same_bits(few, many)
-
-
-def test_trees_that_add_up_otherwise_are_left_to_xgboost(monkeypatch):
-    raw = fitted.base().model.members["value"].raw
-    members._forest.cache_clear()
-    monkeypatch.setattr(kernels, "sums", lambda forest, X: np.zeros(len(X), np.float32))
-    assert members._forest(raw) is None
-    found = members.Booster(raw).correction(np.zeros((1, members._loaded(raw).num_features())))
-    assert found[0] != 0.0
-    members._forest.cache_clear()

@@ -16,8 +16,9 @@ from scipy.integrate import quad
 
 from features.spine import DAY, add_months, instant, local_day
 from training.btyd import ParetoNBD
+from training.kernels import next_orders
 from training.model import Model
-from training.outlook import MONTH, days, next_order, pace, split
+from training.outlook import MONTH, days
 
 MONTHS = np.arange(1, 25)
 
@@ -41,7 +42,7 @@ def test_one_rate_of_orders_has_its_half_time(rate, comes):
     """Orders at one rate while active; the median is known in closed form."""
     silence = 1.0 - comes * -np.expm1(-rate * MONTHS) / -np.expm1(-rate * 24)
     exact = -np.log1p(np.expm1(-rate * 24) / 2) / rate
-    (found,) = next_order(silence[None])
+    (found,) = next_orders(silence[None])
     assert found == pytest.approx(exact, abs=0.012)
 
 
@@ -54,7 +55,7 @@ def test_it_is_where_half_of_those_who_come_back_have_come():
     recency = np.where(x > 0, age * rng.uniform(0.8, 1, 400), 0.0)
     ends = MONTHS * MONTH
     silence = anchor.p_no_order(*(v[:, None] for v in (x, recency, age)), ends)
-    found = next_order(silence)
+    found = next_orders(silence)
     known = silence[:, -1] < 0.5
     assert 100 < known.sum() < 390
     assert np.array_equal(~np.isnan(found), known)
@@ -69,16 +70,16 @@ def test_it_is_where_half_of_those_who_come_back_have_come():
 def test_who_comes_in_the_last_month_only_comes_in_its_middle():
     silence = np.ones((1, 24))
     silence[0, -1] = 0.2
-    assert next_order(silence)[0] == 23.5
+    assert next_orders(silence)[0] == 23.5
     silence[0, -1] = 0.5
-    assert np.isnan(next_order(silence)[0])
+    assert np.isnan(next_orders(silence)[0])
 
 
 def test_a_sure_order_of_the_first_days_is_no_fault():
     silence = np.zeros((2, 24))
     silence[1, 0] = 1e-12
-    assert (next_order(silence) >= 0).all()
-    assert (next_order(silence) < 1).all()
+    assert (next_orders(silence) >= 0).all()
+    assert (next_orders(silence) < 1).all()
 
 
 def test_half_of_those_who_come_back_do_so_by_then(model, table):
@@ -197,19 +198,8 @@ def test_a_row_alone_has_the_bits_of_the_batch(model, table):
             assert same_bits(one, many[i : i + 1])
 
 
-def test_a_correction_is_a_longer_life_before_it_is_a_higher_rate():
-    ahead = [float(m) for m in range(1, 25)]
-    slow, fast = np.cumsum(np.full((2, 24), [[0.5], [1.5]]), axis=1)
-    rate = np.array([1.0, 1.0])
-    found = pace(rate, np.stack([slow, fast]), ahead) / MONTH
-    assert found == pytest.approx([1.0, 1.5])
-    worth, active = split(np.array([30.0, 0.0]), np.array([3.0, 0.0]), np.array([1.5, 1.0]))
-    assert worth.tolist() == [10.0, 0.0]
-    assert active.tolist() == [2.0, 0.0]
-
-
 def test_the_last_columns_before_the_version(table):
     names = list(table)
     assert names[-1] == "model_version"
     each = [f"{name}_{h}m" for h in (1, 12, 24) for name in ("order_value", "active_months")]
-    assert names[-9:-1] == ["next_order_on", "orders_per_month", *each]
+    assert names[-10:-1] == ["next_order_on", "orders_per_month", *each, "segment"]

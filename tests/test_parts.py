@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from conftest import Trained, clv
 
@@ -125,7 +126,7 @@ def test_a_part_that_is_not_as_it_was_written_is_made_again(tmp_path: Path) -> N
     again = Parts(tmp_path)
     assert [again.done(bucket) for bucket in range(6)] == [True, False, False, True, False, False]
     assert again.names() == {"a", "b"}
-    assert again.table(3).num_rows == 9
+    assert again.rows == 18
 
 
 def test_parts_on_disk_and_in_memory_are_equal(tmp_path: Path) -> None:
@@ -137,6 +138,50 @@ def test_parts_on_disk_and_in_memory_are_equal(tmp_path: Path) -> None:
         frames.append(made.frame())
     pd.testing.assert_frame_equal(*frames)
     assert frames[0]["customer_id"].tolist() == [f"c{b}{i}" for b in range(3) for i in range(9)]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_parts_of_any_size_are_merged_a_few_rows_at_a_time(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pandas sorts the whole; also where one part's ids all come before another's."""
+    monkeypatch.setattr(parts, "ROWS", rows)
+    monkeypatch.setattr(parts, "GROUP", 7)
+    rng = np.random.default_rng(rows)
+    names = [*(f"{i:03d}" for i in range(60)), "Z", "a", "\u00e97", "\uffff", "\U0001f600"]
+    whole = pd.DataFrame({"customer_id": names, "x": rng.normal(size=65), "late": [None] * 65})
+    whole.loc[50, "late"] = "y"  # in one part it is text, in the others nothing
+    place = np.where(np.arange(65) < 20, 0, rng.integers(1, 5, 65))
+    for folder in (tmp_path, None):
+        made = Parts(folder)
+        for bucket in range(6):  # the last is empty
+            made.put(bucket, whole[place == bucket].sample(frac=1, random_state=rows), [])
+        pieces = list(made.pieces())
+        assert [len(piece) for piece in pieces] == [7] * 9 + [2]
+        found = made.frame()
+        assert found["customer_id"].tolist() == names
+        assert found["x"].tolist() == whole["x"].tolist()
+        assert found["late"].dropna().to_dict() == {50: "y"}
+        assert {piece.schema for piece in pieces} == {pieces[0].schema}
+
+
+@pytest.mark.parametrize("kind", batch.KINDS)
+def test_a_table_in_pieces_is_written_as_the_whole(
+    in_buckets: Trained, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (parts, batch):
+        monkeypatch.setattr(module, "GROUP", 100)
+    made, home = tmp_path / f"pieces{kind}", in_buckets.home
+    kept = home / "predictions/as_of=2025-07-01/model-1.parquet"
+    scored = batch.score(load(), in_buckets.frames, as_of=in_buckets.as_of, out=made)
+    assert scored.table == kept
+    whole = load().predict(in_buckets.frames, in_buckets.as_of)
+    pd.testing.assert_frame_equal(scored.frame, whole)
+    batch.write(whole, tmp_path / f"whole{kind}")
+    batch.write(whole, tmp_path / "whole.parquet")
+    assert made.read_bytes() == (tmp_path / f"whole{kind}").read_bytes()
+    assert kept.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert pq.ParquetFile(kept).num_row_groups == -(-len(whole) // 100)
 
 
 def test_a_disk_without_room_for_parts_is_no_failure(

@@ -195,7 +195,11 @@ def tick_labels(axis: Any) -> list[Any]:
 
 @pytest.mark.parametrize("name", list(every_figure()))
 def test_no_text_lies_upon_another_or_outside(name: str) -> None:
-    figure = every_figure()[name]()
+    require_legible(every_figure()[name]())
+
+
+def require_legible(figure: Any) -> None:
+    """No text lies upon another one or outside."""
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     boxes = []

@@ -16,6 +16,7 @@ from features.errors import InputError
 from serving.loader import Loaded, load
 from training.intervals import LEVELS
 from training.model import COLD_START, Model
+from training.packing import pack, unpack
 from training.population import Population
 from training.predictions import Predictions
 
@@ -75,9 +76,9 @@ def test_neither_order_nor_bundle_changes_a_bit() -> None:
     other = replace(found(), **{name: getattr(found(), name)[mixed] for name in names})
     assert Population.of(other, KNOWN) == population()
     sealed = replace(model(), population=population())
-    again = Model.from_parts(sealed.parts())
+    again = unpack(pack(sealed))
     assert again.population == population()
-    assert Model.from_parts(model().parts()).population is None
+    assert unpack(pack(model())).population is None
 
 
 def test_somebody_unknown_gets_it_and_a_prospects_model_comes_first() -> None:

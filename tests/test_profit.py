@@ -12,7 +12,9 @@ import pytest
 from outcomes import churn
 
 from features.errors import InputError
-from training.profit import best_share, profit_curve
+from serving.words import _campaign
+from training.profit import Best, best_share, profit_curve
+from training.scores import Interval
 
 OFFER: dict[str, Any] = {"contact_cost": 4.0, "save_rate": 0.3}
 
@@ -133,3 +135,18 @@ def test_no_profit_depends_on_the_order_of_rows() -> None:
 def test_refusals_say_what_came(call: Callable[[], object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (1.0, "A campaign to all customers would have brought 1,200 (900 to 1,500) EUR"),
+        (0.998, "A campaign to nearly all customers would have brought 1,200 (900 to 1,500) EUR"),
+        (0.37, "A campaign to the 37% with most to lose would have brought 1,200 (900 to 1,500)"),
+        (0.0, "No campaign: no contact was expected to bring more than it costs"),
+    ],
+)
+def test_a_campaign_is_told_by_whom_it_goes_to(share: float, said: str) -> None:
+    """Where a contact costs nothing it goes to everybody, not to a part that has most to lose."""
+    best = Best(10, share, 1.0, Interval(1_200.0, 900.0, 1_500.0), 0.5, 2.0)
+    assert _campaign(best, "EUR").startswith(said)

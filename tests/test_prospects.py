@@ -9,12 +9,15 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import fitted
 import numpy as np
 import pandas as pd
 import pytest
+from asking import post
 from conftest import same_bits, use_home
+from test_online import assert_same, by_customer
 
 from features import people, simulate
 from features.behaviour import Rows
@@ -25,7 +28,10 @@ from features.settings import Settings, parse
 from features.spine import Cutoffs, add_months, instant
 from features.store import Store
 from serving import words
+from serving.api import Fixed, application
+from serving.batch import score
 from serving.loader import Loaded, load
+from serving.online import Scorer
 from training import bundle, prospects, run
 from training.bundle import Parts
 from training.fitting import fit
@@ -33,6 +39,7 @@ from training.intervals import Intervals
 from training.labels import ripe
 from training.model import COLD_START, Model
 from training.newcomers import Prospects, judge_prospects
+from training.packing import pack, unpack
 from training.prospects import ProspectModel
 from training.reasons import Reasons, explain_prospects
 from training.samples import Origin
@@ -314,14 +321,37 @@ def test_intervals_are_wide_and_cover():
     assert (actual < low).mean() < 0.05
 
 
+def stopped_once(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """Predictions in three buckets, by a batch that is stopped amid the prospects and goes on."""
+    asked: list[int] = []
+    rows = people.prospects
+
+    def breaks(*words: Any) -> Rows:
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return rows(*words)
+
+    with monkeypatch.context() as patch:
+        for name, value in (("passes.SMALL", 1), ("passes.BUCKETS", 3), ("tables.BUCKETS", 3)):
+            patch.setattr(f"features.{name}", value)
+        patch.setattr(people, "prospects", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            score(loaded, data(), as_of=CUTOFF, prospects=True, workers=1)
+        told = score(loaded, data(), as_of=CUTOFF, prospects=True, workers=1).frame
+    assert len(asked) == 3 + 3 - 2
+    return told
+
+
 def test_a_bundle_gives_back_every_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "bundle"
-    bundle.save(model().parts(), folder, bundle.make_key(tmp_path))
+    bundle.save(pack(model()), folder, bundle.make_key(tmp_path))
     assert {f.name for f in folder.iterdir()} >= {"prospect_value.ubj", "prospect_churn.ubj"}
     use_home(monkeypatch, tmp_path)
     loaded = load(folder)
-    assert repr(loaded.model.parts()) == repr(model().parts())
-    told = loaded.predict(data(), CUTOFF, prospects=True)
+    assert repr(pack(loaded.model)) == repr(pack(model()))
+    told = stopped_once(loaded, monkeypatch)
+    assert not (tmp_path / "batch").exists()
     cold = told[told["evidence"] == COLD_START].reset_index(drop=True)
     rows = people.prospects(People.of(store(), 0), Cutoffs.at([T], "UTC"), own().vocabulary)
     expected = model().prospect_table(rows, T, (12,), loaded.version)
@@ -334,18 +364,74 @@ def test_a_bundle_gives_back_every_bit(tmp_path: Path, monkeypatch: pytest.Monke
     assert np.isfinite(told.select_dtypes("number")).all(axis=None)
 
 
+def test_prospects_over_http_are_those_of_the_batch_to_the_bit():
+    """With orders to come or none, among customers, in one request and one by one."""
+    loaded = Loaded(model(), "1")
+    table = score(loaded, data(), as_of=CUTOFF, prospects=True, reasons=2, workers=1).frame
+    cold = table[table["evidence"] == COLD_START]
+    some = pd.concat([cold, table[table["evidence"] != COLD_START].iloc[::60]])
+    some = some.sample(frac=1, random_state=0).reset_index(drop=True)
+    known = {name: by_customer(data()[name]) for name in ("customers", "events")}
+    lines = by_customer(data()["orders"].assign(customer_id=ids(data()["orders"])))
+    # Rates are the batch's matter: a request speaks of one currency.
+    plain = {name for name, rows in lines.items() if {r["currency"] for r in rows} == {"EUR"}}
+    some = some[some["customer_id"].map(lambda name: name not in lines or name in plain)]
+    asked = [
+        {
+            "customer_id": name, "profile": known["customers"][name][0],
+            "events": known["events"].get(name, []), "orders": lines.get(name, []),
+        }
+        for name in some["customer_id"]
+    ]  # fmt: skip
+    first = some["evidence"].eq(COLD_START).to_numpy()
+    assert first.sum() > 100
+    assert sum(bool(one["orders"]) for one, f in zip(asked, first, strict=True) if f) > 5
+    scorer = Scorer(loaded)
+    assert_same(scorer.predict(asked, T, (12,), 2).predictions, some)
+    for k in np.flatnonzero(first)[:10]:
+        one = scorer.predict([asked[k]], T, (12,), 2).predictions
+        assert_same(one, some.iloc[k : k + 1])
+    app = application(Fixed(loaded))
+    body = {"as_of": CUTOFF, "reasons": 2, "customers": [
+        {name: value for name, value in one.items() if value or name != "orders"} for one in asked
+    ]}  # fmt: skip
+    found = post(app, "/v1/predict", body)
+    assert found.status == 200
+    assert_same(found.json["predictions"], some)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "where"),
+    [
+        ({"profile": {}}, "type", "customers[0].orders"),
+        ({"profile": {"acquired_at": ""}}, "type", "customers[0].orders"),
+        ({"profile": {"acquired_at": CUTOFF}}, "no_order", "customers[0].orders"),
+        ({"events": None}, "missing_events", "customers[0].events"),
+        ({"orders": "none"}, "type", "customers[0].orders"),
+    ],
+)
+def test_who_is_no_prospect_either_is_told_why(
+    change: dict[str, Any], kind: str, where: str
+) -> None:
+    one = {"customer_id": "p", "profile": {"acquired_at": "2025-06-01"}, "events": [], **change}
+    found = post(application(Fixed(Loaded(model(), "1"))), "/v1/predict",
+                 {"as_of": CUTOFF, "customers": [one]})  # fmt: skip
+    assert (found.status, found.json["error"]["type"]) == (422, kind)
+    assert found.json["error"]["where"] == where
+
+
 def test_golden_rows_of_prospects_are_held():
-    parts = model().parts()
+    parts = pack(model())
     golden = parts.golden["prospects"]
     wrong = {**golden, "predictions": {**golden["predictions"], "churn_12m": [0.5] * 6}}
     with pytest.raises(BundleError, match="'churn_12m' differs"):
-        Model.from_parts(replace(parts, golden={**parts.golden, "prospects": wrong}))
+        unpack(replace(parts, golden={**parts.golden, "prospects": wrong}))
 
 
 def test_a_card_that_knows_no_prospects_loads():
-    parts = replace(model(), prospects=None).parts()
+    parts = pack(replace(model(), prospects=None))
     card = {name: value for name, value in parts.card.items() if name != "prospects"}
-    old = Model.from_parts(Parts(card, parts.files, parts.golden))
+    old = unpack(Parts(card, parts.files, parts.golden))
     assert old.prospects is None
     with pytest.raises(InputError, match="trained by a release that knew none"):
         old.require_prospects()
@@ -370,7 +456,7 @@ def test_why_there_is_no_model_of_prospects(why: str, tmp_path: Path):
     told = replace(model(), prospects=None, no_prospects=reason)
     with pytest.raises(InputError, match=why):
         Loaded(told, "1").predict(data(), CUTOFF, prospects=True)
-    assert Model.from_parts(told.parts()).no_prospects == reason
+    assert unpack(pack(told)).no_prospects == reason
 
 
 def test_a_table_without_sign_ups_knows_no_prospects():

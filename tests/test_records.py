@@ -77,6 +77,30 @@ def test_local_days_and_hours_are_those_of_files_also_where_clocks_change(zone):
     assert sorted(found) == sorted(duckdb.execute(query, [texts]).fetchall())
 
 
+@pytest.mark.parametrize("zone", ZONES)
+def test_plain_orders_read_quickly_are_those_read_with_care(zone):
+    """Whatever the quick way takes, it takes as the careful one; what it does not, that one has."""
+    rng, settings = random.Random(5), parse({"business": {"time_zone": zone}})
+    hours = (datetime(2024, 1, 1) + timedelta(hours=11 * k) for k in range(900))
+    texts = [*times(rng, 500), *(f"{hour}" for hour in hours), "1970-01-01", "2099-12-31"]
+    amounts = [1, 10.0, 19.99, -0.005, 0.1 + 0.2, 1e17, 1e400, float("nan"), 10**20, True, "5"]
+    quick = 0
+    for text in texts:
+        order = {"order_ts": text, "amount": rng.choice(amounts)}
+        if rng.random() < 0.5:
+            order |= {"order_id": rng.choice(["a", "", None]), "channel": rng.choice(["web", 1])}
+        reader = records._Reader(settings, ("customers",))
+        found = reader._quick(order)
+        if found is not None:
+            quick += 1
+            assert reader.naive["orders"]
+            assert found == records._Reader(settings, ("customers",))._line(order, 0, 0), order
+    assert quick > 100
+    reader = records._Reader(settings, ("customers",))
+    reader.naive["orders"] = False
+    assert reader._quick({"order_ts": "2024-01-01", "amount": 1.0}) is None
+
+
 @pytest.mark.parametrize("digits", [0, 2, 3])
 def test_numbers_are_rounded_as_the_rules_of_files_round_them(digits):
     rng = random.Random(3)

@@ -71,6 +71,7 @@ def service(*words: str) -> Iterator[Running]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.standin", "--port", "0", *words],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
     )  # fmt: skip
     running = Running(process)
     try:
@@ -109,12 +110,14 @@ def test_workers_answer_are_started_again_and_finish_what_they_began(
         for each in slow:
             each.start()
         time.sleep(0.7)
-        running.process.send_signal(signal.SIGTERM)
+        # To all at once, as systemd, a container and a terminal do it.
+        os.killpg(running.process.pid, signal.SIGTERM)
         for each in slow:
             each.join()
         assert [each["version"] for each in answers] == ["1"] * 5
         assert running.ended() == 0
         assert running.lines[-1] == "clv: stopped"
+        assert len([line for line in running.lines if "ended" in line]) == 2  # those of above
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", running.port), timeout=1).close()
 

@@ -21,6 +21,7 @@ from serving.batch import score
 from serving.client import Client, ServiceError
 from serving.loader import Loaded
 from training import bundle
+from training.packing import pack
 
 DATE = "2024-07-01"
 
@@ -29,7 +30,7 @@ DATE = "2024-07-01"
 def started(tmp_path_factory):
     """`clv serve` on a free port with a bundle in a folder: its process and address."""
     folder = tmp_path_factory.mktemp("service")
-    bundle.save(fitted.base().model.parts(), folder / "model", fitted.KEY)
+    bundle.save(pack(fitted.base().model), folder / "model", fitted.KEY)
     known = asked(1)[1].assign(customer_id="0042")
     known.to_csv(folder / "known.csv", index=False)
     env = {**os.environ, "CLV_HOME": str(folder / "home"), "CLV_KEY": fitted.KEY.decode()}
@@ -127,7 +128,7 @@ def test_refusals_have_one_form_whoever_refuses(started):
     with pytest.raises(ServiceError) as told:
         shop.predict([{"customer_id": "canary", "orders": [line]}], DATE)
     assert (told.value.status, told.value.where) == (422, "customers[0].orders[0].amount")
-    much = [{"customer_id": "canary", "orders": [line] * 9_000}] * 3
+    much = [{"customer_id": "canary", "orders": [line | {"order_id": "x" * 200}] * 9_000}] * 3
     with pytest.raises(ServiceError, match="413"):
         shop.predict(much, DATE)
     shop.close()

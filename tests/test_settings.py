@@ -83,6 +83,7 @@ def test_every_section_refuses_an_unknown_key_by_name():
         "customers",
         "model",
         "judgement",
+        "segments",
         "serving",
     ]
     for name in sections:
@@ -99,6 +100,11 @@ BAD: list[tuple[str, str, Any]] = [
     *(("business", "margin", v) for v in (0, -0.1, 1.01, float("nan"), "much", "0.4", True, None)),
     *(("business", "discount_rate", v) for v in (-0.01, 1.5, float("nan"), "0.1", False)),
     *(("business", "retention_cost", v) for v in (-1, float("nan"), float("inf"), "2", True)),
+    *(("business", "retention_cost_per_month", v) for v in (-1, "2", True)),
+    *(("business", "discount_rate_by_segment", v) for v in (0.1, {"column": "country"},
+      {"rates": {"DE": 0.1}}, {"column": "customer_id", "rates": {"1": 0.1}}, {"column": 5},
+      {"column": "country", "rates": {"": 0.1}}, {"column": "country", "rates": 0.1},
+      *({"column": "country", "rates": {"DE": r}} for r in (-0.1, 1.1, "0.1", True)))),
     *(("business", "currency", v) for v in ("eur", "EURO", "", "E1R", "EUR\n")),
     *(("business", "time_zone", v) for v in ("", "Mars/Base", "/etc/passwd", "../UTC", "a\0b")),
     *(("business", "churn", v) for v in ("", "gap:3", "own_gap", "own_gap:", "own_gap:-1",
@@ -122,7 +128,7 @@ def test_values_out_of_range_are_named(section, key, value):
     words = refused({section: {key: value}})
     assert f"'{section}.{key}" in words
     assert "Got " in words
-    if not isinstance(value, list):
+    if not isinstance(value, list | dict):
         assert words.endswith(f"Got {value!r}.")
 
 
@@ -132,6 +138,27 @@ def test_a_whole_number_is_a_number_and_true_is_none(tmp_path):
     with pytest.raises(InputError) as told:
         load(write(tmp_path, "[business]\nmargin = true"))
     assert str(told.value) == "clv.toml: 'business.margin' must be a valid number. Got True."
+
+
+def test_the_cost_to_keep_has_two_names_and_one_value():
+    for name in ("retention_cost", "retention_cost_per_month"):
+        assert parse({"business": {name: 2}}).business.retention_cost == 2.0
+    words = refused({"business": {"retention_cost": 2, "retention_cost_per_month": 2}})
+    assert "takes retention_cost or retention_cost_per_month, not both" in words
+
+
+def test_rates_by_segment_come_back(tmp_path):
+    text = """
+    [business.discount_rate_by_segment]
+    column = "country"
+    rates = { DE = 0.05, "New Zealand" = 0 }
+    """
+    found = load(write(tmp_path, text))
+    by = found.business.discount_rate_by_segment
+    assert (by.column, by.rates) == ("country", {"DE": 0.05, "New Zealand": 0.0})
+    assert parse(json.loads(json.dumps(found.as_dict()))) == found
+    words = refused({"business": {"discount_rate_by_segment": {"country": {"DE": 0.1}}}})
+    assert words.endswith("Known here: column, rates.")
 
 
 def test_sections_and_mappings_of_other_types():

@@ -82,6 +82,17 @@ def test_bench_is_the_shop_that_the_design_fixes(benched):
     assert (orders["channel"] == told).all()
 
 
+def test_bench_marketing_pays_for_sign_ups_by_channel(benched):
+    people, spend = benched.tables["customers"], benched.tables["spend"]
+    paid = spend.assign(cost=spend["amount"] + spend["fees"]).groupby("channel")["cost"].sum()
+    cost = paid / people["acquisition_channel"].value_counts()
+    wanted = {"search": 5, "social": 15, "affiliate": 15, "referral": 45}
+    assert cost.to_dict() == pytest.approx(wanted, rel=0.05)
+    assert spend["fees"].sum() == pytest.approx(paid.sum() / 11, rel=1e-3)
+    months = people["acquired_at"].dt.strftime("%Y-%m")
+    assert set(spend["month"]) == set(months)
+
+
 def test_bench_spend_has_the_mean_of_gamma_gamma(benched):
     # Per customer, since frequent buyers' amounts are not independent: p gamma / (q - 1).
     orders = benched.tables["orders"]
@@ -434,6 +445,7 @@ def test_files_give_the_tables_back(shop, benched, tmp_path):
     assert {path.name for path in (tmp_path / "bench").iterdir()} == {
         "orders.parquet",
         "customers.parquet",
+        "spend.parquet",
         "truth.parquet",
         "clv.toml",
     }

@@ -7,11 +7,22 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 import pytest
+from dateutil.relativedelta import relativedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import InputError
-from features.spine import DAY, Cutoffs, add_months, instant, local_day, months_between, text
+from features.spine import (
+    DAY,
+    Cutoffs,
+    add_months,
+    days_later,
+    instant,
+    local_day,
+    months_between,
+    months_later,
+    text,
+)
 
 ZONES = [
     "UTC", "Europe/Berlin", "America/New_York", "America/Sao_Paulo", "America/Havana",
@@ -193,3 +204,19 @@ def test_cutoffs_are_sorted_and_local(times, zone):
     assert {a.dtype for a in (made.times, made.days, made.months, made.years)} == {
         np.dtype(np.int64)
     }
+
+
+def test_days_later_is_what_calendars_say() -> None:
+    days = np.arange(0, 25_000, 7, dtype=np.int64)
+    for months in (1, 3, 12, 13, 24):
+        want = [
+            (date(1970, 1, 1) + relativedelta(days=d) + relativedelta(months=months)).toordinal()
+            for d in days.tolist()
+        ]
+        assert (days_later(days, months) + date(1970, 1, 1).toordinal()).tolist() == want
+
+
+@given(st.lists(moments, min_size=1, max_size=30), st.integers(-30, 30), zones)
+def test_many_moments_move_as_each_does(many: list[int], months: int, zone: str) -> None:
+    told = months_later(np.array(many, np.int64), months, zone)
+    assert told.tolist() == [add_months(moment, months, zone) for moment in many]

@@ -156,3 +156,16 @@ def test_a_window_of_labels_against_a_loop(lines):
                 told = [told[0] + int(values[i, 0]), told[1] + int(values[i, 1])]
         assert found[r].tolist() == told
     assert np.count_nonzero(found[:, 0]) > 50
+
+
+def test_slots_of_lines_are_those_of_the_calendar():
+    day = np.arange(-800, 48_000)
+    hour, codes = day % 24, day % 3 - 1
+    found = windows.slots_of(day, hour, codes, codes, np.array([5, 6, -1]), np.array([0, 1, 9]))
+    dates = day.astype("datetime64[D]")
+    when = pd.DatetimeIndex(dates)
+    assert np.array_equal(found[:, 0], when.day_of_week)
+    assert np.array_equal(found[:, 1], hour // 6)
+    assert np.array_equal(found[:, 2], when.quarter - 1)
+    assert np.array_equal(found[:, 3], np.array([-1, 5, 6])[codes + 1])
+    assert np.array_equal(found[:, 4], np.array([9, 0, 1])[codes + 1])

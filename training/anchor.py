@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ import numpy.typing as npt
 
 from features.behaviour import Rows
 from features.errors import InputError
+from training import lifetimes
 from training.btyd import GammaGamma, ParetoNBD
-from training.integrals import FEW
 from training.season import FLAT, Season
 
 __all__ = ["Anchor", "Forecast", "History"]
@@ -27,7 +28,6 @@ Ints = npt.NDArray[np.int64]
 WEEK = 7.0
 # A customer who came within the hour has an age too: a likelihood at age 0 knows no rate.
 YOUNGEST = 0.25  # days
-CERTAIN = 1e-9  # probabilities keep this distance from 0 and 1, so that their logit is finite
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,7 @@ class Forecast:
     order_days: Floats  # (rows, horizons), expected
     no_order: Floats  # (rows, horizons), chance of none
     spend: Floats  # (rows,), expected per order day, currency
-
-    def at(self, which: slice) -> Forecast:
-        """The forecast of some of the horizons."""
-        days, none = self.order_days[:, which], self.no_order[:, which]
-        return Forecast(np.ascontiguousarray(days), np.ascontiguousarray(none), self.spend)
+    rate: Floats  # (rows,), order days a week of somebody who has not left
 
     @property
     def value(self) -> Floats:
@@ -136,26 +132,38 @@ class Anchor:
         return float(self.spend.expected_spend(np.zeros(1), np.zeros(1))[0])
 
     def forecast(self, history: History, weeks: Sequence[float] | Floats) -> Forecast:
-        """Expected order days, chance of none and spend; equal histories are worked out once.
+        """Expected order days, chance of none, spend and rate.
 
         `weeks` are the horizons, of all rows (horizons,) or of each (rows, horizons).
+
+        Raises
+        ------
+        InputError
+            A history or a time ahead is impossible.
         """
-        t = np.asarray(weeks, np.float64)
-        own, t = t.ndim > 1, np.atleast_2d(t)
-        columns = [history.frequency, history.recency, history.age]
-        index: Any = slice(None)
-        if len(history.frequency) > FEW:  # of fewer, finding equal ones would take longer
-            key = np.column_stack([*columns, t] if own else columns)
-            distinct, index = np.unique(key, axis=0, return_inverse=True)
-            columns, index = list(np.ascontiguousarray(distinct[:, :3].T)), index.ravel()
-            t = distinct[:, 3:] if own else t
-        x, tx, age = (column[:, None] for column in columns)
-        none, days = self.orders.forecast(x, tx, age, t)
-        np.clip(none, CERTAIN, 1 - CERTAIN, out=none)
-        # Rounding may leave the mean a last bit below the chance; the chance is the floor.
-        np.maximum(days, 1.0 - none, out=days)
-        spend = self.spend.expected_spend(history.frequency + 1.0, history.spend)
-        return Forecast(days[index], none[index], spend)
+        t = np.ascontiguousarray(np.atleast_2d(np.asarray(weeks, np.float64)))
+        columns = (history.frequency, history.recency, history.age, history.spend)
+        found = lifetimes.forecast(*columns, t, self._law)
+        if found is None:
+            raise self._impossible(history, t)
+        none, days, spend, rate = found
+        return Forecast(days, none, spend, rate)
+
+    def _impossible(self, history: History, t: Floats) -> InputError:
+        """What is wrong with a row or a time, in the words of the models."""
+        x, recency, age = (v[:, None] for v in (history.frequency, history.recency, history.age))
+        try:
+            self.orders.forecast(x, recency, age, t)
+            self.spend.expected_spend(history.frequency + 1.0, history.spend)
+        except InputError as error:
+            return error
+        raise AssertionError("the compiled forecast refuses what the models take")
+
+    @cached_property
+    def _law(self) -> Floats:
+        """All parameters, in the order of the compiled loops."""
+        known = (*self.orders.as_dict().values(), *self.spend.as_dict().values())
+        return np.array(known, np.float64)
 
     def as_dict(self) -> dict[str, Any]:
         """Parameters for the model card; time in seasonal weeks, money in currency."""

@@ -26,7 +26,6 @@ from scipy.special import betaln, expit, expm1, exprel, gammaln, log1p, log_expi
 
 from features.errors import InputError
 from training.integrals import (
-    FEW,
     Array,
     by_distinct,
     distinct,
@@ -263,36 +262,6 @@ class ParetoNBD(_PurchaseTimes):
             return np.asarray((1.0 - last_now) - exp(-decay) * (1.0 - last_then))
 
         return by_distinct(each, x, T, t)
-
-    def forecast(
-        self, x: ArrayLike, tx: ArrayLike, T: ArrayLike, t: ArrayLike
-    ) -> tuple[Array, Array]:
-        """As for all models; of few rows, (rows, 1), all chances to leave come from one call."""
-        if np.size(x) > FEW:
-            return super().forecast(x, tx, T, t)
-        (x, tx, T), t = _history(x, tx, T), _ahead(t)
-        ages = np.concatenate([tx, T, T + t], axis=1)
-        n = np.empty(ages.shape)
-        n[:] = self.r + x
-        flat = leaves_first(n.ravel(), self.s, self.alpha, self.beta, ages.ravel())
-        last = flat.reshape(ages.shape)
-        now = 1.0 - last[:, 1:2]
-        gap, n = T - tx, self.r + x
-        silence = n * log1p(gap / (self.alpha + tx)) + self.s * log1p(gap / (self.beta + tx))
-        left = exp(np.minimum(silence, 700.0)) * last[:, :1]
-        alive = np.minimum(1.0 / (now + left), 1.0)
-        decay = n * log1p(t / (self.alpha + T)) + self.s * log1p(t / (self.beta + T))
-        order = now - exp(-decay) * (1.0 - last[:, 2:])
-        none = 1.0 - alive * np.minimum(np.maximum(order, 0.0), 1.0)
-        return np.asarray(none), np.asarray(alive * self._orders(x, T, t))
-
-    def rate(self, x: ArrayLike, T: ArrayLike) -> Array:
-        """Expected purchases per unit of time of a customer who has not left: Fader, Hardie 2005.
-
-        Given the history of a living customer the rate is gamma(r + x, alpha + T).
-        """
-        x, _, T = _history(x, 0.0, T)
-        return np.asarray((self.r + x) / (self.alpha + T))
 
     def _orders(self, x: Array, T: Array, t: Array) -> Array:
         v = log1p(t / (self.beta + T))

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 from features.catalogue import feature_hash
 from features.report import Ingested
-from features.settings import MAX_MONTHS
+from features.settings import MAX_MONTHS, Business
 from features.spine import text
 from training import insight, pages, sections
 from training.drivers import Drivers
 from training.gate import Verdict
+from training.grid import GROW, KEEP, PROSPECT, REST, WIN, Grid
 from training.judgement import Judgement
 from training.model import ANCHOR_COLUMNS, Model
 from training.pages import NOTHING, Block, Bullets, Code, Document, Section, Table, Text
@@ -172,6 +173,14 @@ def _facts(caption: str, rows: list[tuple[str, str]]) -> Table:
     return Table(caption, ("what", "value"), tuple(rows), frozenset({1}))
 
 
+def _own_rates(business: Business) -> str:
+    by = business.discount_rate_by_segment
+    if not by.rates:
+        return ""
+    told = ", ".join(f"{level} {rate:.1%}" for level, rate in sorted(by.rates.items()))
+    return f" (by {by.column}: {told})"
+
+
 def _definitions(model: Model) -> Section:
     business = model.settings.business
     months = ", ".join(map(str, model.settings.horizons.months))
@@ -182,20 +191,31 @@ def _definitions(model: Model) -> Section:
         "moment of prediction on.",
         "Churn (churn_Nm): the chance of no order in these N months.",
         f"Value (clv_Nm): margin ({business.margin:.0%} of revenue) discounted at "
-        f"{business.discount_rate:.0%} a year, less {business.retention_cost:,.2f} "
-        f"{business.currency} a month to keep a customer. Money already spent on winning them is "
-        "not in it.",
+        f"{business.discount_rate:.0%} a year{_own_rates(business)}, less "
+        f"{business.retention_cost:,.2f} {business.currency} a month to keep a customer. Money "
+        "already spent on winning them is not in it.",
         "Interval (clv_Nm_low, _median, _high): the 10, 50 and 90 % points. A median is what is "
         "typical, never to be summed; totals have an interval of their own.",
         f"Horizons (N) of the predictions: {months} months; any of 1 to {MAX_MONTHS} can be asked "
         "for.",
     ]
+    if model.grid:
+        items.append(_segment(model.grid, business.currency))
     if business.churn == "contract_end":
         items.insert(3, "Also told: inactive_contract_end, whose contract is over (contract_end).")
     elif business.churn.startswith("own_gap:"):
         items.insert(3, f"Also told: inactive_own_gap, who is silent for {business.churn[8:]} "
                         f"times their own mean gap ({business.churn}).")  # fmt: skip
     return Section("Definitions", (Bullets(tuple(items)),))
+
+
+def _segment(grid: Grid, currency: str) -> str:
+    return (
+        f"Segment: worth much is who brings {grid.value:,.2f} {currency} or more in {grid.months} "
+        f"months if they order again; likely to leave is whose churn is {grid.churn:.0%} or more. "
+        f"{KEEP}: worth much, likely to stay. {WIN}: worth much, likely to leave. {GROW}: worth "
+        f"less, likely to stay. {REST}: worth less, likely to leave. {PROSPECT}: no order yet."
+    )
 
 
 def _learned(model: Model) -> Section:

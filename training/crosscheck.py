@@ -71,7 +71,8 @@ def cross_check(frame: pd.DataFrame, months: int, business: Business) -> Crossch
     """Formula and model over a predictions table's rows, for one of its horizons.
 
     m is what the customers' active months bring, after returns, in one month of all of them; r is
-    (1 - mean churn)^(1 / months). As in the model, a month's money comes in its middle.
+    (1 - mean churn)^(1 / months). As in the model, a month's money comes in its middle; everybody
+    is discounted at the base rate, whatever their segment's.
     """
 
     def column(name: str) -> Floats:

@@ -57,7 +57,7 @@ class Drivers:
 
 def drivers(model: Model, rows: Rows, as_of: int, months: int) -> Drivers:
     """Drivers of ``churn_{months}m`` over feature rows, at least one, at one `as_of`."""
-    found = model.predict(rows, as_of, [months])
+    found = model.priced(rows, as_of, [months])
     churn = np.ascontiguousarray(found.churn[:, 0])
     known, usual = _from_usual(model, churn_reasons(model, rows, as_of, found))
     change = _change(known, churn, usual)

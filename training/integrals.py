@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, betaln, expit, expm1, exprel, inv_boxcox, log1p, log_expit, xlogy
 
-from training.kernels import fraction
+from training.lifetimes import leaves_first
 
 __all__ = [
     "FEW",
@@ -79,41 +79,6 @@ def by_distinct(function: Callable[..., Array], *columns: Array) -> Array:
         block = slice(start, start + BLOCK)
         out[block] = function(*(column[block] for column in rows))
     return out[place].reshape(columns[0].shape)
-
-
-def leaves_first(n: Array, s: float, alpha: float, beta: float, age: Array) -> Array:
-    """Chance that a customer alive at ``age`` leaves before the next order. Shapes (rows,).
-
-    The purchase rate is gamma(n, alpha + age), the dropout rate gamma(s, beta + age), so it is
-    s times the integral over u > age of (alpha + u)^-n (beta + u)^-(s + 1), in units of
-    (alpha + age)^-n (beta + age)^-s: the 2F1 of the Pareto/NBD likelihood (Fader, Hardie 2005).
-    """
-    shape = np.full_like(n, s)
-    slow = beta >= alpha
-    q = abs(beta - alpha) / (min(alpha, beta) + age)
-    # Of the two forms of the 2F1 the one with an argument -q <= 0, where nothing cancels.
-    chance, sure = fraction(n, shape + 1.0, q) if slow else fraction(shape + 1.0, n, q)
-    chance *= s / (n + s) * (1.0 if slow else 1.0 + q)
-    hard = np.flatnonzero(~sure)
-    if hard.size and slow:
-        chance[hard] = _race(shape[hard], n[hard], q[hard])
-    elif hard.size:
-        chance[hard] = 1.0 - _race(n[hard], shape[hard], q[hard])
-    return np.asarray(np.clip(chance, 0.0, 1.0))
-
-
-def _race(k: Array, m: Array, q: Array) -> Array:
-    """k times the integral over v > 0 of e^-kv (1 + (1 + q)(e^v - 1))^-m, for large q.
-
-    The trapezoid rule in log v is exact to rounding here, since the integrand is analytic and dies
-    off at both ends.
-    """
-    low = -log(k + m * (1.0 + q)) - 37.0
-    total = np.zeros_like(q)
-    for j in range(300):
-        v = exp(low + 0.25 * j)
-        total += v * exp(-(k + m) * v - m * log1p(-q * expm1(-v)))
-    return np.asarray(0.25 * k * total)
 
 
 def orders_until_leaving(s: Array, a: float, b: Array, tau: Array) -> Array:

@@ -20,24 +20,23 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import inv_boxcox, xlogy
+from scipy.special import xlogy
 from scipy.stats import norm
 
-from training.kernels import points
+from training import kernels
+from training.kernels import LEVELS, POINTS, SMALLEST, Shape
 from training.rehearsal import Rehearsal
 
 __all__ = ["HIGH", "LOW", "MEDIAN", "Interval", "Intervals", "total"]
 
 Floats = npt.NDArray[np.float64]
-LOW, MEDIAN, HIGH = 0.1, 0.5, 0.9
+LOW, MEDIAN, HIGH = POINTS
 BINS: Final = 8
 LEAST: Final = 150  # buyers in a bin
-LEVELS: Final = np.arange(1, 200) / 200
 #: Even a large base's total is known no better: what comes next year was never seen.
 FLOOR: Final = 0.05
 #: Log spread per e-fold that a horizon is longer than what was rehearsed.
 WIDER: Final = 0.25
-SMALLEST: Final = 1e-12  # chance of an order
 Z: Final = float(norm.ppf(HIGH))
 
 
@@ -96,48 +95,30 @@ class Intervals:
         `value` and `orders` are expected, of `months`; beyond the months of the rehearsals the
         interval widens.
         """
-        return np.asarray(self.quantiles((level,), value, orders, churn, months)[0])
+        squared = float(self.beyond((months,))[0][0])
+        return kernels.quantiles(level, value, orders, churn, squared, self.shape)
 
-    def quantiles(
-        self, levels: Sequence[float], value: Floats, orders: Floats, churn: Floats, months: int
-    ) -> Floats:
-        """As `quantile`, for several levels at once, (levels, rows)."""
-        return np.asarray(
-            self.table(levels, value[None], orders[None], churn[None], (months,))[:, 0]
-        )
-
-    def table(
-        self, levels: Sequence[float], value: Floats, orders: Floats, churn: Floats,
-        months: Sequence[int],
-    ) -> Floats:  # fmt: skip
-        """As `quantile`, for several levels and horizons: (horizons, rows) in, a level more out."""
-        stay = _stay(churn)
-        at = (np.array([*levels, MEDIAN])[:, None, None] - churn) / stay
-        crowd = np.empty(at.shape)
-        crowd[:] = _crowd(orders, churn)
-        ratio = self._ratio(at.ravel(), crowd.ravel()).reshape(at.shape)
-        found = ratio[:-1]
-        beyond = [j for j, h in enumerate(months) if h > self.months]
-        if beyond:
-            more = [(Z * WIDER * math.log(months[j] / self.months)) ** 2 for j in beyond]
-            wide = np.ix_([k for k, level in enumerate(levels) if level != MEDIAN], beyond)
-            found[wide] = _widened(found[wide], ratio[-1, beyond], np.array(more)[:, None])
-        return np.where(at[:-1] > 0, found * (value / stay), 0.0)
-
-    def _ratio(self, at: Floats, crowd: Floats) -> Floats:
-        """Quantiles at levels of their own for each row, between the bins by their centres."""
-        centres, ratios = self._table
-        return points(at, crowd, centres, LEVELS, ratios)
+    def beyond(self, months: tuple[int, ...]) -> tuple[Floats, Floats]:
+        """Of each horizon further spread of the log of value, squared, and what `shared` says."""
+        if months not in self._beyond:
+            longer = (max(h / self.months, 1.0) for h in months)
+            wider = np.array([(Z * WIDER * math.log(each)) ** 2 for each in longer])
+            self._beyond[months] = wider, np.array([self.shared(h) for h in months])
+        return self._beyond[months]
 
     @cached_property
-    def _table(self) -> tuple[Floats, Floats]:
-        return np.array(self.centres), np.array(self.ratios)
+    def _beyond(self) -> dict[tuple[int, ...], tuple[Floats, Floats]]:
+        return {}  # horizons are few
+
+    @cached_property
+    def shape(self) -> Shape:
+        """The distribution as the compiled loops read it."""
+        arrays = (np.array(each) for each in (self.centres, LEVELS, self.ratios, self.squares))
+        return Shape(*arrays)
 
     def spread(self, value: Floats, orders: Floats, churn: Floats) -> Floats:
         """Standard deviation of a customer's value around what is expected, (rows,)."""
-        stay = _stay(churn)
-        square = np.interp(_crowd(orders, churn), self.centres, self.squares)
-        return np.asarray(value * np.sqrt(np.maximum(square / stay - 1.0, 0.0)))
+        return kernels.spreads(value, orders, churn, self.shape)
 
     def shared(self, months: int) -> float:
         """Relative standard deviation of a total of `months` that all customers share."""
@@ -191,12 +172,3 @@ def _stay(churn: Floats) -> Floats:
 def _crowd(orders: Floats, churn: Floats) -> Floats:
     """Log of the orders expected given any, (rows,); scipy's scalar loop makes it exact by row."""
     return np.asarray(xlogy(1.0, orders / _stay(churn)))
-
-
-def _widened(ratio: Floats, middle: Floats, squared: Floats) -> Floats:
-    """A quantile moved away from the median: independent spreads add up in squares, in logs."""
-    known = (ratio > 0) & (middle > 0)
-    away = np.asarray(xlogy(1.0, np.where(known, ratio / np.where(known, middle, 1.0), 1.0)))
-    moved = np.sign(away) * np.sqrt(away**2 + squared)
-    factor = np.where(known, inv_boxcox(moved - away, 0.0), 1.0)
-    return np.asarray(np.where(ratio > 0, ratio * factor, ratio))

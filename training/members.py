@@ -24,7 +24,7 @@ import xgboost as xgb
 from joblib import Parallel, delayed
 
 from features.settings import Trees
-from training import kernels
+from training.forest import Forest, sums
 from training.integrals import FEW
 
 __all__ = ["LARGEST_LEAF", "Booster", "Problem"]
@@ -110,11 +110,14 @@ class Booster:
 
     def correction(self, X: Floats) -> Floats:
         """The trees' sum for each row, (rows,)."""
-        narrow = _narrow(X)
+        return self.leaves(_narrow(X))
+
+    def leaves(self, narrow: npt.NDArray[np.float32]) -> Floats:
+        """The same of rows as trees read them."""
         if len(narrow) <= FEW:
-            forest = _forest(self.raw)
-            if forest is not None:
-                return np.asarray(kernels.sums(forest, narrow), np.float64)
+            known = _forest(self.raw)
+            if known is not None:
+                return np.asarray(sums(known, narrow), np.float64)
         return np.asarray(self._model.inplace_predict(narrow, predict_type="margin"), np.float64)
 
     def contributions(self, X: Floats) -> Floats:
@@ -141,7 +144,7 @@ class Booster:
 
 
 @lru_cache(maxsize=16)
-def _forest(raw: bytes) -> kernels.Forest | None:
+def _forest(raw: bytes) -> Forest | None:
     """The trees of verified bytes as arrays; None where xgboost adds them up otherwise.
 
     A call of the library costs hundreds of microseconds before its first tree.
@@ -155,7 +158,7 @@ def _forest(raw: bytes) -> kernels.Forest | None:
         return np.concatenate([np.asarray(tree[name], kind) for tree in trees])
 
     left = joined("left_children", np.int32)
-    forest = kernels.Forest(
+    forest = Forest(
         np.cumsum([0, *sizes[:-1]]).astype(np.int64), left, joined("right_children", np.int32),
         np.where(left < 0, -1, joined("split_indices", np.int32)).astype(np.int32),
         joined("split_conditions", np.float32), joined("default_left", np.bool_), np.float32(0.0),
@@ -165,7 +168,7 @@ def _forest(raw: bytes) -> kernels.Forest | None:
     tried[rng.random(tried.shape) < 0.1] = np.nan
     narrow = _narrow(tried)
     expected = model.inplace_predict(narrow, predict_type="margin")
-    return forest if np.array_equal(kernels.sums(forest, narrow), expected) else None
+    return forest if np.array_equal(sums(forest, narrow), expected) else None
 
 
 def _narrow(X: Floats) -> npt.NDArray[np.float32]:

@@ -12,7 +12,7 @@ higher churn, and 24 monthly values cost as much as one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Final
@@ -21,34 +21,32 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.special import inv_boxcox, logit, xlogy
+from scipy.special import logit, xlogy
 
-from features import people
 from features.behaviour import Rows
-from features.catalogue import Catalogue, Vocabulary, catalogue, feature_hash
-from features.errors import BundleError, InputError
-from features.money import Cashflow
-from features.settings import MAX_MONTHS, Settings, parse
+from features.catalogue import Catalogue, Vocabulary, catalogue
+from features.errors import InputError
+from features.money import Cashflow, Flow, flow_of
+from features.settings import MAX_MONTHS, Settings
 from features.spine import local_day, text
-from training import inactive
+from training import inactive, lifetimes
 from training.anchor import Anchor, Forecast, History
-from training.bundle import Parts
 from training.calibration import NONE, Calibration, calibrate
-from training.golden import golden_rows, golden_values, require_same
+from training.forest import narrowed
+from training.grid import PROSPECT, Grid
 from training.imagined import imagined
 from training.intervals import Intervals
-from training.members import LARGEST_LEAF, Booster, Problem
-from training.outlook import days, pace
+from training.members import Booster, Problem
+from training.outlook import MONTH, days
 from training.population import Population
 from training.predictions import Predictions
 from training.prospects import Newcomer, ProspectModel
-from training.prospects import golden_rows as golden_prospects
 from training.rehearsal import Rehearsal
 from training.returns import Returns, tamed
 from training.samples import Origin, Samples
 from training.season import Season
 
-__all__ = ["ANCHOR_COLUMNS", "COLD_START", "Model", "Predictions", "Returns", "golden_rows"]
+__all__ = ["ANCHOR_COLUMNS", "COLD_START", "Model", "Predictions", "Returns"]
 
 Floats = npt.NDArray[np.float64]
 Moments = int | npt.NDArray[np.int64]  # of all rows, or (rows,)
@@ -82,6 +80,7 @@ class Model:
     prospects: ProspectModel | None = None
     no_prospects: str = ""  # why there is no model of prospects
     population: Population | None = None  # stands in for it where nothing is known of somebody
+    grid: Grid | None = None  # names segments; none in models of releases that knew none
 
     @property
     def newcomer(self) -> Newcomer:
@@ -184,15 +183,16 @@ class Model:
     def _inputs(self, features: Floats, named: Mapping[str, int], history: History) -> Floats:
         """What the members see, (rows, columns): features and, if anchored, the forecast's year."""
         chosen = features[:, [named[name] for name in self.columns]]
-        if self.settings.model.objective == "plain":
-            return chosen
-        return _beside(chosen, self.anchor.forecast(history, [REFERENCE_WEEKS]))
+        return np.column_stack([chosen, *self._year(history)])
 
     def history(self, rows: Rows, as_of: Moments) -> History:
         """What the anchor knows of feature rows at one `as_of`, or at one of each row's own."""
         zone = self.settings.business.time_zone
-        day = _by_moment(as_of, lambda moment: local_day(moment, zone))
-        return History.of(rows, self.anchor.season, day.astype(np.int64))
+        if np.ndim(as_of) == 0:
+            return History.of(rows, self.anchor.season, local_day(int(as_of), zone))
+        moments, own = np.unique(as_of, return_inverse=True)
+        days = np.array([local_day(moment, zone) for moment in moments.tolist()], np.int64)
+        return History.of(rows, self.anchor.season, days[own])
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -209,20 +209,27 @@ class Model:
             A column that the model learned from is not among the features.
         """
         chosen = rows.values[:, _places(rows.catalogue.names, self.columns)]
+        return np.column_stack([chosen, *self._year(self.history(rows, as_of))])
+
+    def _year(self, history: History) -> Floats:
+        """What the members see of the forecast, (columns, rows)."""
         if self.settings.model.objective == "plain":
-            return chosen
-        return _beside(chosen, self.anchor.forecast(self.history(rows, as_of), [REFERENCE_WEEKS]))
+            return np.empty((0, len(history.frequency)))
+        return _year(self.anchor.forecast(history, [REFERENCE_WEEKS]))
 
     def corrections(self, rows: Rows, as_of: Moments) -> tuple[Floats, Floats]:
         """What is added to log value and to the logit of churn, (rows,) each."""
         if not self.members:
             return np.zeros(len(rows)), np.zeros(len(rows))
-        return self._corrections(self.seen(rows, as_of))
+        return self._corrections(rows, self._year(self.history(rows, as_of)))
 
-    def _corrections(self, X: Floats) -> tuple[Floats, Floats]:
+    def _corrections(self, rows: Rows, year: Floats) -> tuple[Floats, Floats]:
+        """The same where the forecast's `ANCHOR_COLUMNS` are known, (columns, rows)."""
         if not self.members:
-            return np.zeros(len(X)), np.zeros(len(X))
-        value, churn = (self.members[kind].correction(X) for kind in ("value", "churn"))
+            return np.zeros(len(rows)), np.zeros(len(rows))
+        places = _places(rows.catalogue.names, self.columns)
+        X = narrowed(rows.values, places, year)
+        value, churn = (self.members[kind].leaves(X) for kind in ("value", "churn"))
         return value + self.levels[0], churn + self.levels[1]
 
     def levelled(self, rows: Rows, as_of: int, months: int) -> Model:
@@ -265,40 +272,67 @@ class Model:
         """
         asked = tuple(sorted(set(months)))
         ahead = self._ahead(as_of)
-        history = self.history(rows, as_of)
-        # The year that the members see comes with the months: one forecast, not two.
-        year = np.full((*ahead.shape[:-1], 1), REFERENCE_WEEKS)
-        both = self._start(history, np.concatenate([ahead, year], axis=-1))
-        forecast = both.at(slice(MAX_MONTHS))
-        chosen = rows.values[:, _places(rows.catalogue.names, self.columns)]
+        start = self._start(self.history(rows, as_of), ahead)
         plain = self.settings.model.objective == "plain"
-        X = chosen if plain else _beside(chosen, both.at(slice(MAX_MONTHS, None)))
-        up, odds = self._corrections(X)
-        factor = inv_boxcox(up, 0.0)[:, None]  # exp, by scipy's scalar loop: exact by row
-        churn = self.calibration.of(logit(forecast.no_order) + odds[:, None])
-        orders = _orders(forecast, churn, self.orders_per_day)
-        known = self._known(history)
-        rate = self.anchor.orders.rate(known.frequency, known.age) * max(self.orders_per_day, 1.0)
+        up, odds = self._corrections(rows, _year(start)[: 0 if plain else None])
+        gross, orders, churn, pace = lifetimes.corrected(
+            start.no_order, start.order_days, start.spend, start.rate, up, odds, ahead,
+            self.calibration, max(self.orders_per_day, 1.0),
+        )  # fmt: skip
         at = [h - 1 for h in asked]
         spend, refunds = rows.column("spend"), rows.column("refunds")
         share = self.returns.of(spend, refunds)
         return Predictions(
             months=asked,
-            gross=forecast.value * factor,
+            gross=gross,
             orders=orders[:, at],
             churn=churn[:, at],
             return_share=share,
             pending=self.returns.pending * share * rows.column("spend_30d"),
             flow=Cashflow.of(self.settings.business),
             intervals=self.intervals,
-            pace=pace(rate, orders, ahead),
+            pace=pace * MONTH,
             silence=churn,
         )
 
+    def flow(self, rows: Rows) -> Flow:
+        """How rows' money is discounted: at rates of their own where the settings name some.
+
+        Rows of which the attribute is not known, those made of ready features for instance, take
+        the base rate. So do labels, tests and intervals: an interval is a distribution of value
+        over expected value, and moves along with it.
+        """
+        business = self.settings.business
+        by = business.discount_rate_by_segment.column
+        if not by or not rows.knows(by):
+            return Cashflow.of(business)
+        return flow_of(business, rows.attribute(by), rows.who)
+
+    def priced(self, rows: Rows, as_of: int, months: Sequence[int]) -> Predictions:
+        """As `predict`, at the discount rates of `flow`."""
+        return replace(self.predict(rows, as_of, months), flow=self.flow(rows))
+
+    def priced_prospects(self, rows: Rows, as_of: int, months: Sequence[int]) -> Predictions:
+        """As `priced`, for prospects' rows of `features.people.prospects`.
+
+        Raises
+        ------
+        InputError
+            The model knows no prospects.
+        """
+        found = self.require_prospects().predict(rows, as_of, months, self.newcomer)
+        return replace(found, flow=self.flow(rows))
+
     def _ahead(self, as_of: Moments) -> Floats:
-        """Length of the next 1 to 24 months in seasonal weeks, (24,) or (rows, 24)."""
+        """The next 1 to 24 months in seasonal weeks, then the members' year; a row or each its own.
+
+        The year comes with the months: one forecast, not two.
+        """
         season, zone = self.anchor.season, self.settings.business.time_zone
-        return _by_moment(as_of, lambda moment: _ahead(season, moment, zone))
+        if np.ndim(as_of) == 0:
+            return _ahead(season, int(as_of), zone)
+        moments, own = np.unique(as_of, return_inverse=True)
+        return np.concatenate([_ahead(season, t, zone) for t in moments.tolist()])[own]
 
     def table(self, rows: Rows, as_of: int, months: Sequence[int], version: str) -> pd.DataFrame:
         """The predictions table of the contract for feature rows at one `as_of`."""
@@ -309,7 +343,7 @@ class Model:
     ) -> dict[str, npt.NDArray[Any]]:
         """As `table`, without a frame: arrays (rows,) by column; None where there is no date."""
         return self._columns(
-            rows, as_of, self.evidence(months), self.predict(rows, as_of, months),
+            rows, as_of, self.evidence(months), self.priced(rows, as_of, months),
             self.inactive(rows, as_of), version,
         )  # fmt: skip
 
@@ -323,7 +357,7 @@ class Model:
         InputError
             The model knows no prospects.
         """
-        found = self.require_prospects().predict(rows, as_of, months, self.newcomer)
+        found = self.priced_prospects(rows, as_of, months)
         ends = self.settings.business.churn == "contract_end" and rows.attributes is not None
         told = self.inactive(rows, as_of) if ends else inactive.nobody(self.settings, len(rows))
         return _frame(self._columns(rows, as_of, COLD_START, found, told, version))
@@ -384,8 +418,16 @@ class Model:
             **marked,
             "next_order_on": days(found.next_order(), as_of, zone),
             **found.drivers(),
+            "segment": self._segments(found, evidence),
             "model_version": np.full(len(rows), version, object),
         }
+
+    def _segments(self, found: Predictions, evidence: str) -> npt.NDArray[np.object_]:
+        if self.grid is None:
+            return np.full(len(found.gross), None, object)
+        if evidence == COLD_START:
+            return np.full(len(found.gross), PROSPECT, object)
+        return self.grid.of(found)
 
     def evidence(self, months: Sequence[int]) -> str:
         """How much the history supports predictions of these horizons."""
@@ -402,116 +444,18 @@ class Model:
 
         return inactive.columns(rows, as_of, self.settings, alive)
 
-    # --- the bundle ---
 
-    def parts(self, scores: Mapping[str, Any] | None = None) -> Parts:
-        """What a bundle holds: card, boosters and golden rows."""
-        card = {
-            "feature_hash": feature_hash(),
-            "features": list(self.catalogue.names),
-            "settings": self.settings.as_dict(),
-            "currency": self.settings.business.currency,
-            "churn": self.settings.business.churn,
-            "vocabulary": self.vocabulary.as_dict(),
-            "anchor": self.anchor.as_dict(),
-            "returns": [self.returns.share, self.returns.strength, self.returns.pending],
-            "orders_per_day": self.orders_per_day,
-            "scale": self.scale,
-            "levels": list(self.levels),
-            "calibration": list(self.calibration),
-            "intervals": self.intervals.as_dict() if self.intervals else None,
-            "columns": list(self.columns),
-            "members": list(self.members),
-            "trained_until": self.trained_until,
-            "origins": [[origin.cutoff, origin.months] for origin in self.origins],
-            "customers": self.customers,
-            "population": self.population.as_dict() if self.population else None,
-            "scores": dict(scores or {}),
-        }
-        files = {f"{kind}.ubj": booster.raw for kind, booster in self.members.items()}
-        rows = golden_rows(self.catalogue)
-        golden: dict[str, Any] = {"rows": rows.tolist(), "predictions": self._golden(rows)}
-        card["prospects"] = {"none": self.no_prospects}
-        if self.prospects:
-            card["prospects"], more = self.prospects.parts()
-            files |= more
-            rows = golden_prospects(self.prospects)
-            told = self._golden_prospects(rows)
-            golden["prospects"] = {"rows": rows.tolist(), "predictions": told}
-        return Parts(card, files, golden)
-
-    @classmethod
-    def from_parts(cls, parts: Parts) -> Model:
-        """The model of verified parts; its golden rows must give what they gave when saved.
-
-        Raises
-        ------
-        BundleError
-            A golden row differs by one bit, a prediction is not finite, or a leaf is absurd.
-        """
-        card = parts.card
-        about, everybody = card.get("prospects", {"none": ""}), card.get("population")
-        model = cls(
-            settings=parse(card["settings"], "card.json"),
-            vocabulary=Vocabulary.from_dict(card["vocabulary"]),
-            anchor=Anchor.from_dict(card["anchor"]),
-            returns=Returns(*card["returns"]),
-            orders_per_day=card["orders_per_day"],
-            scale=card["scale"],
-            levels=tuple(card["levels"]),
-            calibration=Calibration(*card["calibration"]),
-            intervals=Intervals.from_dict(card["intervals"]) if card["intervals"] else None,
-            columns=tuple(card["columns"]),
-            members={kind: Booster(parts.files[f"{kind}.ubj"]) for kind in card["members"]},
-            trained_until=card["trained_until"],
-            origins=tuple(Origin(*pair) for pair in card["origins"]),
-            customers=card["customers"],
-            prospects=None if "none" in about else ProspectModel.from_parts(about, parts.files),
-            no_prospects=about.get("none", ""),
-            population=Population.from_dict(everybody) if everybody else None,
-        )
-        for name, raw in parts.files.items():
-            if not Booster(raw).sane:
-                raise BundleError(
-                    f"The leaves of the trees must be {LARGEST_LEAF:g} at most. Got a larger one "
-                    f"in {name}. Train again."
-                )
-        require_same(model._golden(golden_values(parts.golden)), parts.golden["predictions"])
-        if model.prospects:
-            golden = parts.golden["prospects"]
-            found = model._golden_prospects(golden_values(golden))
-            require_same(found, golden["predictions"])
-        return model
-
-    def _golden(self, values: Floats) -> dict[str, list[float]]:
-        n = len(values)
-        ids = np.array([f"golden{i}" for i in range(n)], object)
-        rows = Rows(ids, np.arange(n), np.zeros(n, np.int64), values, self.catalogue)
-        found = self.predict(rows, self.trained_until, (1, 12, MAX_MONTHS)).columns()
-        return {name: column.tolist() for name, column in found.items()}
-
-    def _golden_prospects(self, values: Floats) -> dict[str, list[float]]:
-        n, own = len(values), self.require_prospects()
-        ids = np.array([f"golden{i}" for i in range(n)], object)
-        rows = Rows(ids, np.arange(n), np.zeros(n, np.int64), values, people.words(own.vocabulary))
-        months = (1, 12, MAX_MONTHS)
-        found = own.predict(rows, self.trained_until, months, self.newcomer).columns()
-        return {name: column.tolist() for name, column in found.items()}
-
-
-def _beside(features: Floats, year: Forecast) -> Floats:
-    """Features and, beside them, the forecast's year: `ANCHOR_COLUMNS`."""
-    return np.column_stack(
-        [features, year.value[:, 0], year.order_days[:, 0], year.no_order[:, 0], year.spend]
+def _year(found: Forecast) -> Floats:
+    """`ANCHOR_COLUMNS` of a forecast whose last horizon is the year, (columns, rows)."""
+    days = found.order_days[:, -1]
+    year = np.empty((len(ANCHOR_COLUMNS), len(days)))
+    year[0], year[1], year[2], year[3] = (
+        days * found.spend,
+        days,
+        found.no_order[:, -1],
+        found.spend,
     )
-
-
-def _by_moment(as_of: Moments, find: Callable[[int], float | Sequence[float]]) -> Floats:
-    """What is found of one moment, or of each row's own, (rows, ...); equal ones once."""
-    if np.ndim(as_of) == 0:
-        return np.array(find(int(as_of)), np.float64)
-    moments, own = np.unique(as_of, return_inverse=True)
-    return np.array([find(int(moment)) for moment in moments], np.float64)[own]
+    return year
 
 
 @lru_cache(maxsize=64)
@@ -528,21 +472,18 @@ def _places(names: tuple[str, ...], columns: tuple[str, ...]) -> npt.NDArray[np.
 
 
 @lru_cache(maxsize=64)
-def _ahead(season: Season, as_of: int, zone: str) -> tuple[float, ...]:
-    """Length of 1 to 24 months from an instant on, seasonal weeks."""
-    return tuple(season.ahead(as_of, m + 1, zone) for m in range(MAX_MONTHS))
+def _ahead(season: Season, as_of: int, zone: str) -> Floats:
+    months = (season.ahead(as_of, m + 1, zone) for m in range(MAX_MONTHS))
+    return np.array([[*months, REFERENCE_WEEKS]])
 
 
 def _frame(columns: dict[str, Any]) -> pd.DataFrame:
-    date = "next_order_on"
-    text = pd.array(columns[date], dtype=pd.StringDtype(na_value=np.nan))
-    return pd.DataFrame(columns | {date: text})
-
-
-def _orders(forecast: Forecast, churn: Floats, orders_per_day: float) -> Floats:
-    """Expected orders: the corrected chance of any, times the anchor's number given one."""
-    given_one = forecast.order_days / (1.0 - forecast.no_order)
-    return np.asarray((1.0 - churn) * given_one * max(orders_per_day, 1.0))
+    # Columns in which nobody may have anything are text all the same.
+    texts = {
+        name: pd.array(columns[name], dtype=pd.StringDtype(na_value=np.nan))
+        for name in ("next_order_on", "segment")
+    }
+    return pd.DataFrame(columns | texts)
 
 
 def _varying(features: Floats, names: Sequence[str]) -> tuple[str, ...]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from features.money import Cashflow
-from training import outlook
-from training.intervals import HIGH, LOW, MEDIAN, Intervals
+from features.money import Flow
+from training import kernels
+from training.intervals import Intervals
 from training.labels import Labels
 from training.rehearsal import Rehearsal
 
 __all__ = ["Predictions"]
 
 Floats = npt.NDArray[np.float64]
+MEANS: Final = kernels.TOLD[: kernels.TOLD.index("low")]  # columns that need no intervals
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Predictions:
     churn: Floats
     return_share: Floats
     pending: Floats
-    flow: Cashflow
+    flow: Flow
     intervals: Intervals | None = None
     pace: Floats | None = None  # orders per month while active
     silence: Floats | None = None  # churn at the end of months 1 to 24
@@ -47,10 +50,34 @@ class Predictions:
         """Discounted margin before the cost to keep and before what is pending, (rows,)."""
         return self.flow.discounted(self.gross, month) * (1.0 - self.return_share)
 
+    def clv(self, month: int) -> Floats:
+        """The column ``clv_{month}m``, (rows,), whether its horizon was asked for or not."""
+        net = self.gross * (1.0 - self.return_share)[:, None] - self.pending[:, None]
+        return self.flow.discounted(net, month) - self.flow.retention_cost(month)
+
+    def churn_by(self, month: int) -> Floats:
+        """The column ``churn_{month}m``, (rows,); `KeyError` if it was neither asked nor kept."""
+        if self.silence is not None:
+            return np.ascontiguousarray(self.silence[:, month - 1])
+        if month not in self.months:
+            raise KeyError(month)
+        return np.ascontiguousarray(self.churn[:, self.months.index(month)])
+
     @property
     def pending_value(self) -> Floats:
         """Margin of the refunds still expected on past orders, all in month 1, (rows,)."""
         return self.pending * (self.flow.margin * self.flow.factor(1))
+
+    def cashflow(self, months: int) -> Floats:
+        """Discounted margin less the cost to keep of months 1 to `months`, (rows, months).
+
+        The first h of them add up to the column ``clv_{h}m``, but for the rounding of doubles.
+        """
+        return self.flow.monthly(self._net()[:, :months])
+
+    def _net(self) -> Floats:
+        """Expected net revenue by the end of months 1 to 24, (rows, 24)."""
+        return self.gross * (1.0 - self.return_share)[:, None] - self.pending[:, None]
 
     def rehearsed(self, labels: Mapping[int, Labels], cutoff: int, months: int) -> Rehearsal:
         """Beside what came: the labels of months 1 to `months`."""
@@ -64,58 +91,49 @@ class Predictions:
 
     def columns(self) -> dict[str, Floats]:
         """The predictions table's columns of every horizon, in the contract's order."""
-        net = self.gross * (1.0 - self.return_share)[:, None] - self.pending[:, None]
-        value, found = self.flow.running(net), {}
-        intervals = self._intervals()
-        for j, h in enumerate(self.months):
-            cost = self.flow.retention_cost(h)
-            found[f"revenue_{h}m"] = revenue = np.ascontiguousarray(net[:, h - 1])
-            found[f"orders_{h}m"] = np.ascontiguousarray(self.orders[:, j])
-            found[f"churn_{h}m"] = np.ascontiguousarray(self.churn[:, j])
-            found[f"margin_{h}m"] = self.flow.margin * revenue
-            found[f"retention_cost_{h}m"] = np.full(len(net), cost)
-            found[f"clv_{h}m"] = np.ascontiguousarray(value[:, h - 1]) - cost
-            found |= intervals[j] if intervals else {}
-        return found
+        table, _ = self._told
+        names = _names(self.months, self.intervals is not None)
+        return {name: table[j, k] for j, k, name in names}
 
     def next_order(self) -> Floats:
-        """Months until the next order, the median of those who come back: see `outlook`."""
+        """Months until the next order, the median of those who come back: see `kernels`."""
         if self.silence is None:
             return np.full(len(self.gross), np.nan)
-        return outlook.next_order(self.silence)
+        return kernels.next_orders(self.silence)
 
     def drivers(self) -> dict[str, Floats]:
         """What makes up gross revenue, which is the product of the three at each horizon.
 
         ``orders_per_month`` while active, then for each horizon ``order_value_{h}m`` (expected
         money of an order) and ``active_months_{h}m`` (expected months within it before the
-        customer leaves, of average season).
+        customer leaves, of average season); without orders both are 0.
         """
         if self.pace is None:
             return {}
+        _, parts = self._told
         found = {"orders_per_month": self.pace}
         for j, h in enumerate(self.months):
-            parts = outlook.split(self.gross[:, h - 1], self.orders[:, j], self.pace)
-            found[f"order_value_{h}m"], found[f"active_months_{h}m"] = parts
+            found[f"order_value_{h}m"], found[f"active_months_{h}m"] = parts[j]
         return found
 
-    def _intervals(self) -> list[dict[str, Floats]]:
-        """Of each horizon 10, 50 and 90 % points of value, deviation, and what a total shares."""
-        if self.intervals is None:
-            return []
-        own = self.flow.running(self.gross) * (1.0 - self.return_share)[:, None]
-        at = [h - 1 for h in self.months]
-        value, orders, churn = (
-            np.ascontiguousarray(each.T) for each in (own[:, at], self.orders, self.churn)
-        )
-        points = self.intervals.table((LOW, MEDIAN, HIGH), value, orders, churn, self.months)
-        spread = self.intervals.spread(value, orders, churn)
-        pending, found = self.pending_value, []
-        for j, h in enumerate(self.months):
-            low, median, high = points[:, j] - (pending + self.flow.retention_cost(h))
-            found.append({
-                f"clv_{h}m_low": low, f"clv_{h}m_median": median, f"clv_{h}m_high": high,
-                f"clv_{h}m_sd": spread[j],
-                f"clv_{h}m_common": np.full(len(pending), self.intervals.shared(h)),
-            })  # fmt: skip
-        return found
+    @cached_property
+    def _told(self) -> tuple[Floats, Floats]:
+        """All columns and drivers, in one pass over the rows."""
+        flow, sure, h = self.flow, self.intervals, self.months
+        pace = np.zeros(len(self.gross)) if self.pace is None else self.pace
+        rows = (self.gross, self.orders, self.churn, pace, self.return_share, self.pending)
+        wider, common = sure.beyond(h) if sure else np.zeros((2, len(h)))
+        return kernels.told(
+            *rows, flow.margin, flow.weights, flow.costs(h), np.array(h, np.int64), wider, common,
+            sure.shape if sure else kernels.NO_SHAPE,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _names(months: tuple[int, ...], sure: bool) -> tuple[tuple[int, int, str], ...]:
+    """Horizon, column and name of each column, in the contract's order."""
+    return tuple(
+        (j, k, f"clv_{h}m_{name}" if k >= len(MEANS) else f"{name}_{h}m")
+        for j, h in enumerate(months)
+        for k, name in enumerate(kernels.TOLD if sure else MEANS)
+    )

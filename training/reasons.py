@@ -23,7 +23,7 @@ where L is what odds alone add to the log of v0, so that ln(v1 / v0) = up + L.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -85,7 +85,7 @@ def explain(model: Model, rows: Rows, as_of: int, months: int) -> Reasons:
     A row's terms have the same bits whatever rows stand beside it. Models without members know
     the start and the lines of their own only.
     """
-    found = model.predict(rows, as_of, [months])
+    found = model.priced(rows, as_of, [months])
     seen = _Seen.of(model, "value", rows, as_of)
     gross = found.flow.discounted(found.gross, months)
     after = gross * (1.0 - model.returns.share)
@@ -119,9 +119,11 @@ def explain_prospects(model: Model, rows: Rows, as_of: int, months: int) -> Reas
     """
     own, zero = model.require_prospects(), np.zeros(len(rows))
     up, odds = own.corrections(rows)
+    flow = model.flow(rows)
 
     def value(up: Floats, odds: Floats) -> Floats:
-        return own.predict(rows, as_of, [months], model.newcomer, (up, odds)).value(months)
+        found = own.predict(rows, as_of, [months], model.newcomer, (up, odds))
+        return replace(found, flow=flow).value(months)
 
     near = np.abs(odds) < STEP
     step = np.where(near, STEP, odds)
@@ -131,7 +133,6 @@ def explain_prospects(model: Model, rows: Rows, as_of: int, months: int) -> Reas
     parts = phi + psi * pull[:, None]
     end = value(up, odds)
     each = end * exprel(-total)
-    flow = model.newcomer.flow()
     money = [
         end * inv_boxcox(-total, 0.0), *(parts.T * each), (total - _summed(parts)) * each,
         zero, zero, np.full(len(rows), 0.0 - flow.retention_cost(months)),

@@ -29,8 +29,11 @@ from training.compared import Compared
 from training.drivers import Drivers, drivers
 from training.fitting import Fitted, Progress, fit
 from training.gate import Verdict
+from training.golden import golden_rows
+from training.grid import Grid
 from training.judgement import Judgement
-from training.model import Model, golden_rows
+from training.model import Model
+from training.packing import pack, unpack
 from training.population import Population
 from training.registry import Dataset, Version
 from training.samples import gather
@@ -236,21 +239,23 @@ def _tested(
 def _looked_at(
     store: Store, fitted: Fitted, known_until: int, workers: int
 ) -> tuple[Model, Drivers]:
-    """The model with its population where it knows no prospects, and what comes before leaving.
+    """The model with its segments, its population where it knows no prospects, and its drivers.
 
-    Both are of the customers as they are at the moment of training, or of a share of them.
+    They are of the customers as they are at the moment of training, or of a share of them.
     """
     model = fitted.model
     zone = model.settings.business.time_zone
     share = min(1.0, LOOKED_AT / max(model.customers, 1))
     rows, _ = gather(store, fitted.catalogue, known_until, zone, share, (), workers)
+    everybody = model.predict(rows, known_until, range(1, MAX_MONTHS + 1))
+    chosen, first = model.settings.segments, min(model.settings.horizons.months)
+    model = replace(model, grid=Grid.fit(everybody, first, chosen))
     if model.prospects is None:
-        everybody = model.predict(rows, known_until, range(1, MAX_MONTHS + 1))
         model = replace(model, population=Population.of(everybody, known_until))
     # By their ids, evenly: the same few in whatever order and buckets they stand.
     place = np.argsort(np.argsort(rows.ids[rows.who], kind="stable"), kind="stable")
     few = rows.take(place % math.ceil(len(rows) / MEASURED) == 0)
-    return model, drivers(model, few, known_until, min(model.settings.horizons.months))
+    return model, drivers(model, few, known_until, first)
 
 
 def _stored(version: Version | None) -> Model | None:
@@ -259,7 +264,7 @@ def _stored(version: Version | None) -> Model | None:
         return None
     try:
         folder = registry.fetch(version.number)
-        return Model.from_parts(bundle.verify(folder, bundle.key(registry.home()), feature_hash()))
+        return unpack(bundle.verify(folder, bundle.key(registry.home()), feature_hash()))
     except ClvError:
         return None
 
@@ -284,7 +289,7 @@ def _register(
     summary = test.as_dict() if test else {}
     with tempfile.TemporaryDirectory(prefix="clv-") as place:
         folder = Path(place) / "bundle"
-        bundle.save(model.parts(summary), folder, bundle.make_key(registry.home()))
+        bundle.save(pack(model, summary), folder, bundle.make_key(registry.home()))
         inputs, outputs = _example(model)
         version = registry.log_run(
             bundle_folder=folder,
@@ -310,7 +315,7 @@ def _register(
 
 def _example(model: Model) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A few synthetic rows and their predictions: signature and input example."""
-    golden = model.parts().golden
+    golden = pack(model).golden
     inputs = pd.DataFrame(golden_rows(model.catalogue)[:3], columns=list(model.catalogue.names))
     outputs = pd.DataFrame(golden["predictions"]).head(3)
     return inputs.astype("float64"), outputs.astype("float64")
@@ -326,7 +331,7 @@ def _params(model: Model, ingested: Ingested, seed: int) -> dict[str, Any]:
         "seed": seed,
         "customers": model.customers,
         "features": len(model.columns),
-        "feature_hash": model.parts().card["feature_hash"],
+        "feature_hash": pack(model).card["feature_hash"],
         "data_fingerprint": ingested.fingerprint,
         "anchor": model.anchor.as_dict(),
         "currency": model.settings.business.currency,

@@ -24,7 +24,7 @@ from features.settings import MAX_MONTHS, Settings
 from features.spine import DAY, Cutoffs
 from features.store import ALWAYS, Store
 from training import labels
-from training.anchor import CERTAIN
+from training.lifetimes import CERTAIN
 from training.samples import Origin
 
 __all__ = ["LifeTable", "Survey", "Waiting", "collect", "each_people", "labelled", "survey"]

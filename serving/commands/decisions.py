@@ -1,4 +1,4 @@
-"""The commands that decide: sample-size, measure, plan."""
+"""The commands that decide: value, sample-size, measure, plan."""
 
 from __future__ import annotations
 
@@ -14,6 +14,53 @@ from serving.commands.options import Config, DataArg, Json, Seed, print_json
 __all__ = ["COMMANDS"]
 
 Level = Annotated[float, typer.Option(help="Chance with which an interval holds the truth.")]
+
+
+def value(
+    data: DataArg,
+    predictions: Annotated[Path, typer.Option(help="What clv predict wrote.")],
+    out: Annotated[Path, typer.Option(help="File to write: .csv, .parquet or .xlsx.")],
+    by: Annotated[
+        str | None,
+        typer.Option(help="Sums by channel, cohort or columns of predictions or customers: A,B."),
+    ] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="File of the sums by group to write too.")
+    ] = None,
+    horizon: Annotated[
+        int | None, typer.Option(help="Months to decide by; default: shortest.")
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Say what every customer was and will be worth, and what to spend on them at most.
+
+    Example: clv value ./shop --predictions p.csv --by channel,cohort --out value.csv
+    """
+    from features import campaigns, formats
+    from serving.batch import require_writable
+    from serving.decisions import files, words
+    from serving.decisions.worth import worth
+    from serving.progress import shown
+    from training.run import find_settings, read
+
+    for place, option in ((out, "--out"), (summary, "--summary")):
+        if place is not None:
+            require_writable(place, files.KINDS, option)
+    if summary is not None and summary.absolute() == out.absolute():
+        raise InputError(f"--summary must be another file than --out. Got {out} twice.")
+    table = files.predictions(predictions)
+    settings = find_settings(data, config)
+    paid = None
+    if "spend" in formats.tables(data, settings):
+        paid = campaigns.spend(data, settings)
+    levels = [part.strip() for part in by.split(",")] if by else []
+    with shown(as_json) as progress, read(data, settings, progress) as (store, _):
+        made = worth(store, table, settings, paid, levels, horizon)
+    files.write(made.table(), out, "value")
+    if summary is not None:
+        files.write(made.summary(), summary, "groups")
+    print_json(made.as_dict()) if as_json else print(words.valued(made, out, summary))
 
 
 def sample_size(
@@ -217,6 +264,7 @@ def plan(
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "value": value,
     "sample-size": sample_size,
     "measure": measure,
     "plan": plan,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from features.errors import InputError
 from serving.commands.options import (
     AllowGap,
     AsOf,
@@ -42,6 +43,9 @@ def predict(
         bool,
         typer.Option("--prospects", help="Also those of table customers who have no order yet."),
     ] = False,
+    cashflow: Annotated[
+        Path | None, typer.Option(help="File of value by month to write too: .csv or .parquet.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score every customer with an order before a date.
@@ -53,17 +57,21 @@ def predict(
     from serving.progress import shown
 
     batch.require_writable(out, batch.KINDS)
+    if cashflow is not None:
+        batch.require_writable(cashflow, batch.KINDS, "--cashflow")
+        if cashflow.absolute() == out.absolute():
+            raise InputError(f"--cashflow must be another file than --out. Got {cashflow} twice.")
     loaded = load(model)
     with shown(as_json) as progress:
         scored = batch.score(
             loaded, data, as_of=as_of, horizons=numbers(horizons), config=config,
             workers=workers, allow_gap=allow_gap, reasons=reasons, prospects=prospects,
-            progress=progress,
+            cashflow=cashflow, out=out, progress=progress,
         )  # fmt: skip
-    batch.write(scored.frame, out)
-    batch.keep(scored, loaded.version)
     summary = words.summary(scored, loaded)
     print_json(summary) if as_json else print(words.scored(summary, out))
+    if cashflow is not None and not as_json:
+        print(f"Value of each month written to {cashflow}")
 
 
 def explain(

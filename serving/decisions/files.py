@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from features.errors import InputError
 from features.settings import Settings
 from serving import batch
 
-__all__ = ["KINDS", "horizon_of", "neutral", "predictions", "read", "write"]
+__all__ = ["KINDS", "horizon_of", "horizons", "neutral", "predictions", "read", "write"]
 
 KINDS: Final = (*batch.KINDS, ".xlsx")
 ROWS: Final = 1_048_575  # of a worksheet, below its header
@@ -132,6 +132,12 @@ def _numbers(table: pa.Table, name: str) -> pd.DataFrame:
     return frame
 
 
+def horizons(frame: pd.DataFrame) -> tuple[int, ...]:
+    """The horizons that a table of predictions carries, in months, rising."""
+    names = (re.fullmatch(r"clv_(\d+)m", str(column)) for column in frame)
+    return tuple(sorted(int(match[1]) for match in names if match))
+
+
 def horizon_of(frame: pd.DataFrame, asked: int | None, name: str = "predictions") -> int:
     """The horizon to decide by, in months: as asked, else the shortest that the table carries.
 
@@ -140,7 +146,7 @@ def horizon_of(frame: pd.DataFrame, asked: int | None, name: str = "predictions"
     InputError
         The table does not carry the horizon.
     """
-    months = sorted(int(str(c)[4:-1]) for c in frame if re.fullmatch(r"clv_\d+m", str(c)))
+    months = horizons(frame)
     if asked is None:
         return months[0]
     if asked not in months:
@@ -156,11 +162,19 @@ def neutral(text: object) -> object:
     return f"'{text}" if isinstance(text, str) and text.startswith(FORMULA) else text
 
 
-def write(frame: pd.DataFrame, out: Path, sheet: str = "table", *, shown: bool = True) -> None:
+def write(
+    frame: pd.DataFrame,
+    out: Path,
+    sheet: str = "table",
+    *,
+    shown: bool = True,
+    more: Mapping[str, pd.DataFrame] | None = None,
+) -> None:
     """Write CSV, Parquet or a worksheet by the ending; the old file stays until the new is whole.
 
     With `shown` the CSV is for people: text that a spreadsheet would run gets an apostrophe before
-    it. A worksheet holds text as text, whatever it begins with, and Parquet as it is.
+    it. A worksheet holds text as text, whatever it begins with, and Parquet as it is. A workbook
+    takes the tables of `more` too, as sheets of these names; the other kinds leave them out.
 
     Raises
     ------
@@ -169,7 +183,7 @@ def write(frame: pd.DataFrame, out: Path, sheet: str = "table", *, shown: bool =
     """
     batch.require_writable(out, KINDS)
     if out.suffix == ".xlsx":
-        _worksheet(frame, out, sheet)
+        _workbook({sheet: frame, **(more or {})}, out)
         return
     if out.suffix == ".csv" and shown:
         frame = frame.copy()
@@ -179,24 +193,27 @@ def write(frame: pd.DataFrame, out: Path, sheet: str = "table", *, shown: bool =
     batch.write(frame, out)
 
 
-def _worksheet(frame: pd.DataFrame, out: Path, sheet: str) -> None:
+def _workbook(tables: Mapping[str, pd.DataFrame], out: Path) -> None:
     import xlsxwriter
 
-    if len(frame) > ROWS:
+    longest = max(len(table) for table in tables.values())
+    if longest > ROWS:
         raise InputError(
-            f"A worksheet takes {ROWS:,} rows. Got {len(frame):,}. Write --out as .csv or .parquet."
+            f"A worksheet takes {ROWS:,} rows. Got {longest:,}. Write --out as .csv or .parquet."
         )
     plain = {"strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False}
     with batch.replacing(out) as temporary, xlsxwriter.Workbook(str(temporary), plain) as book:
         # The moment of writing would make equal tables differ.
         book.set_properties({"created": datetime(2000, 1, 1)})
-        page, bold = book.add_worksheet(sheet), book.add_format({"bold": True})
-        page.freeze_panes(1, 0)
-        for j, name in enumerate(frame):
-            page.write_string(0, j, str(name), bold)
-            page.set_column(j, j, max(12, min(len(str(name)) + 2, 40)))
-            for i, value in enumerate(frame[name].tolist(), 1):
-                _cell(page, i, j, value)
+        bold = book.add_format({"bold": True})
+        for sheet, frame in tables.items():
+            page = book.add_worksheet(sheet)
+            page.freeze_panes(1, 0)
+            for j, name in enumerate(frame):
+                page.write_string(0, j, str(name), bold)
+                page.set_column(j, j, max(12, min(len(str(name)) + 2, 40)))
+                for i, value in enumerate(frame[name].tolist(), 1):
+                    _cell(page, i, j, value)
 
 
 def _cell(page: Any, row: int, column: int, value: Any) -> None:

@@ -22,7 +22,11 @@ from training.run import find_settings, read, settings_file
 
 __all__ = ["Asked", "listed", "parts_of", "reasons_text", "save"]
 
-ALONGSIDE: Final = ("evidence", "p_return", "value_if_back", "uplift", "next_order_on")
+PROSPECT: Final = ("value_if_won", "justified_cost", "justified_cost_if_won")
+ALONGSIDE: Final = (
+    "evidence", "p_return", "value_if_back", "uplift", "next_order_on", "acquisition_channel",
+    "p_order", *PROSPECT,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -172,8 +176,9 @@ def parts_of(made: List, asked: Asked) -> pd.DataFrame:
     shown.insert(4, "offer", asked.offer or None)
     if "reasons" in frame:
         shown["reasons"] = [reasons_text(cell) for cell in frame["reasons"]]
-    digits = dict.fromkeys(("gain", "gain_sd", *predicted[1:], "value_if_back", "uplift"), 2)
-    return shown.round({**digits, predicted[0]: 4, "p_return": 4})
+    money = ("gain", "gain_sd", *predicted[1:], "value_if_back", "uplift", *PROSPECT)
+    chances = (predicted[0], "p_return", "p_order")
+    return shown.round({**dict.fromkeys(money, 2), **dict.fromkeys(chances, 4)})
 
 
 def save(made: List, asked: Asked, out: Path, contacts_out: Path | None) -> None:

@@ -348,7 +348,8 @@ def contacts_table(
 ) -> pd.DataFrame:
     """The list as rows of the table contacts, so that `clv measure` reads it back.
 
-    ``predicted`` is the column `value` of the predictions, ``segment`` the layer of the list.
+    ``predicted`` is the column `value` of the predictions, ``segment`` that of the predictions, or
+    where they have none, the layer of the list.
 
     Raises
     ------
@@ -364,6 +365,9 @@ def contacts_table(
         )
     instant(on, zone)
     frame = chosen.frame
+    segment = pd.Series([f"layer {k}" for k in frame["layer"]], dtype=object)
+    if "segment" in frame and frame["segment"].notna().all():
+        segment = frame["segment"].astype(object)
     return pd.DataFrame(
         {
             "campaign_id": campaign,
@@ -373,7 +377,7 @@ def contacts_table(
             "offer": offer or None,
             "cost": frame["cost"],
             "channel": channel,
-            "segment": [f"layer {k}" for k in frame["layer"]],
+            "segment": segment,
             "predicted": frame[value],
             "control_share": chosen.control_share,
         }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pandas import isna
+
 from serving.decisions.budget import Plan
 from serving.decisions.discounts import WhatIf
 from serving.decisions.effects import Effect, Measured
@@ -12,8 +14,11 @@ from serving.decisions.listing import List
 from serving.decisions.power import SampleSize
 from serving.decisions.uplift import Uplift
 from serving.decisions.winback import Evaluation
+from serving.decisions.worth import Worth
 
-__all__ = ["HONEST", "listed", "measured", "planned", "sample_size", "table", "uplift"]
+__all__ = [
+    "HONEST", "listed", "measured", "planned", "sample_size", "table", "uplift", "valued",
+]  # fmt: skip
 
 HONEST = (
     "The riskiest customer is not the most persuadable one: some leave whatever they are offered, "
@@ -235,3 +240,92 @@ def uplift(model: Uplift, folder: Path | None) -> str:
         f"  Slope {slope:.2f} ({low:.2f} to {high:.2f}; 1 is perfect, 0 is chance): {told}",
         HONEST, f"Written to {folder}",
     ])  # fmt: skip
+
+
+_LINES = (  # of a value: the part, its sign, what it is
+    ("past_margin", 1, "earned so far (margin)"),
+    ("margin_{h}m", 1, "expected margin of {h} months"),
+    ("discount_{h}m", -1, "less what waiting for it costs"),
+    ("retention_cost_{h}m", -1, "less the cost to keep"),
+    ("clv_{h}m", 1, "future value"),
+    ("acquisition_cost", -1, "less what winning them cost"),
+    ("total_{h}m", 1, "total value: past + future - acquisition"),
+)
+_GROUPS = 12  # levels of a column that are shown
+
+
+def valued(made: Worth, out: Path, summary: Path | None) -> str:
+    """Past, future and total value of the base and of its groups, part by part."""
+    h, currency = made.horizon, made.settings.business.currency
+    groups = made.summary()
+    whole = groups.iloc[0]
+    people = f"{whole['customers']:,} customers"
+    if whole["prospects"]:
+        people += f" and {whole['prospects']:,} prospects"
+    rows = [["", "in all", "each"]]
+    for column, sign, what in _LINES:
+        amount = sign * float(whole[column.format(h=h)]) + 0.0  # nothing is not -0.00
+        rows.append([what.format(h=h), f"{amount:,.2f}", f"{amount / len(made.frame):,.2f}"])
+    lines = [
+        f"Value of {people} as of {made.frame['as_of'].iloc[0]}, {currency}",
+        *table(rows), *_acquired(made), *_checked(groups, h),
+    ]  # fmt: skip
+    for name in made.by:
+        lines += ["", *_by_level(groups[groups["by"] == name], name, h, summary is not None)]
+    lines += [
+        "",
+        f"Keep at most, each: what leaving them alone loses on average within {h} months; a "
+        "measure that keeps a tenth of those about to leave may cost a tenth of it.",
+        "Win at most: what a new customer of the year before has earned and will, on average.",
+    ]  # fmt: skip
+    if made.outside[0]:
+        earned = made.outside[1] / made.unit
+        lines.append(f"Beside them {made.outside[0]:,} people without a prediction brought "
+                     f"{earned:,.2f} {currency} of margin")  # fmt: skip
+    lines += [f"Note: {note}" for note in made.notes]
+    written = f"Written to {out}" + (f", by group to {summary}" if summary else "")
+    return "\n".join([*lines, written])
+
+
+def _acquired(made: Worth) -> list[str]:
+    """Where acquisition costs come from, and for whom they are not known."""
+    told = made.as_dict()["acquisition"]
+    words = {"given": "given by the customers table", "shared": "shared out from the spend table",
+             "none": "nothing paid"}  # fmt: skip
+    parts = [f"{text} for {told[name]:,}" for name, text in words.items() if told[name]]
+    lines = [f"  Acquisition cost: {', '.join(parts)}"] if parts else []
+    if told["unknown"]:
+        lines.append(
+            f"  Acquisition cost not known for {told['unknown']:,}: nothing is taken off for them "
+            "(bring acquisition_cost, or acquisition_channel and acquired_at with a table spend)"
+        )
+    return lines
+
+
+def _checked(groups: Any, h: int) -> list[str]:
+    formula, model = (float(groups[f"{name}_{h}m"].iloc[0]) for name in ("formula", "model"))
+    if not model > 0:
+        return []
+    return [
+        f"  Closed formula m x r / (1 + d - r) over {h} months, before the cost to keep: "
+        f"{formula:,.0f}, model: {model:,.0f}, ratio {formula / model:.2f}"
+    ]
+
+
+def _by_level(groups: Any, name: str, h: int, written: bool) -> list[str]:
+    ranked = groups.sort_values([f"total_{h}m", "level"], ascending=[False, True])
+    if name == "cohort":  # the newest, in the order of time
+        ranked = groups.sort_values("level", ascending=False)
+    rows = [[f"by {name}", "customers", "past", "future", "acquisition", "total", "keep at most",
+             "win at most"]]  # fmt: skip
+    for row in ranked.head(_GROUPS).to_dict("records"):
+        amounts = [row[n] for n in ("past_margin", f"clv_{h}m", "acquisition_cost", f"total_{h}m")]
+        keep, win = row[f"keep_at_most_each_{h}m"], row[f"win_at_most_{h}m"]
+        rows.append([
+            row["level"], f"{row['customers']:,}", *(f"{amount:,.2f}" for amount in amounts),
+            "-" if isna(keep) else f"{keep:,.2f}", "few new" if isna(win) else f"{win:,.2f}",
+        ])  # fmt: skip
+    more = len(ranked) - _GROUPS
+    if more <= 0:
+        return table(rows)
+    return [*table(rows), f"  and {more:,} more{'' if written else ' (--summary FILE has them)'}"]

@@ -14,6 +14,8 @@ from tests.bench import (
     accuracy,
     decisions,
     events,
+    exact,
+    fuzz,
     intervals,
     overload,
     reasons,
@@ -34,6 +36,8 @@ BENCHES: dict[str, Callable[[], None]] = {
     "known-effects": decisions.known_effects,
     "uplift": decisions.uplift_shop,
     "plan": decisions.plan,
+    "channel-order": decisions.channel_order,
+    "channel-order-shop": decisions.channel_order_shop,
     "small-shop": trust.small,
     "totals": trust.totals,
     "features": speed.features,
@@ -45,6 +49,9 @@ BENCHES: dict[str, Callable[[], None]] = {
     "swaps": overload.swaps,
     "soak": overload.soak,
     "slow": overload.slow,
+    "fuzz": fuzz.fuzz,
+    "bits": exact.bits,
+    "lookup": exact.lookup,
     "kills": overload.kills,
 }
 

@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,16 @@ import pandas as pd
 
 from features import campaigns as tables_of_campaigns
 from features import tables
+from features.money import Cashflow
+from features.people import NEVER
 from features.settings import Settings, parse
-from features.simulate import shop
+from features.simulate import BENCH_AS_OF, Shop, bench, shop
+from features.spine import instant
 from features.store import Store
-from serving.decisions import budget, campaigns, effects, uplift
+from serving.decisions import budget, campaigns, channels, effects, money, uplift
+from serving.decisions.returns import MONTHS, returns
+from training.fitting import fit
+from training.samples import gather
 
 SHOPS = 13
 CUSTOMERS = 1_500
@@ -106,3 +113,73 @@ def plan() -> None:
     start = time.perf_counter()
     made = budget.plan(many, 50_000.0)
     print(f"{time.perf_counter() - start:.2f} s, gain {made.gain:,.2f} (wanted under 2 s)")
+
+
+def channel_order(customers: int = 20_000, seeds: int = 10) -> None:
+    """Channels of the benchmark shop by LTV:CAC at its date, beside what came by 24 months."""
+    right = 0
+    for seed in range(seeds):
+        made = bench(customers, seed)
+        settings = parse(tomllib.loads(made.settings))
+        store = _store(made.tables, settings)
+        now = instant(str(BENCH_AS_OF.date()), store.zone)
+        right += _same_order(made, settings, (store, store), now, seed)
+    print(f"{right} of {seeds} orders are the truth's (wanted 9 of 10)")
+
+
+def channel_order_shop(customers: int = 20_000, seeds: int = 10) -> None:
+    """The same of the whole shop, two of whose channels pay alike within some hundredths."""
+    right = 0
+    for seed in range(seeds):
+        made = shop(customers, 4.5, seed)
+        settings = parse(tomllib.loads(made.settings))
+        store = _store(made.tables, settings)
+        later = pd.Timestamp(store.coverage_end, unit="us") + pd.DateOffset(months=MONTHS)
+        covered = replace(settings.orders, complete_until=(later - pd.Timedelta(days=1)).date())
+        whole = {name: made.tables[name] for name in ("customers", "aliases")}
+        for name in ("orders", "rates"):
+            whole[name] = pd.concat([made.tables[name], made.truth[f"{name}_future"]])
+        after = _store(whole, replace(settings, orders=covered))
+        right += _same_order(made, settings, (store, after), store.coverage_end, seed)
+    print(f"{right} of {seeds} orders are the truth's")
+
+
+def _store(found: dict[str, pd.DataFrame], settings: Settings) -> Store:
+    wanted = ("orders", "customers", "rates", "aliases")
+    some = {name: found[name] for name in wanted if name in found}
+    return Store.of(tables.ingest(some, settings, Path(tempfile.mkdtemp())))
+
+
+def _same_order(
+    made: Shop, settings: Settings, stores: tuple[Store, Store], now: int, seed: int
+) -> bool:
+    """Whether channels by LTV:CAC as of `now` stand as they do by what really came."""
+    store, after = stores
+    flow, paid = Cashflow.of(settings.business), tables_of_campaigns.spend(made.tables, settings)
+    fitted = fit(store, now, MONTHS, settings, workers=1)
+    rows, _ = gather(store, fitted.catalogue, now, store.zone, 1.0)
+    predicted = fitted.model.table(rows, now, (12, MONTHS), "1")
+    told = channels.channels(store, paid, predicted, flow).whole
+    told = told[(told["channel"] != channels.ALL) & told["ltv_to_cac"].notna()]
+    came = _came(store, after, paid, flow, now)
+    true = came.loc[told["channel"]].to_numpy() / told["cac"].to_numpy()
+    inside = ((told["ltv_to_cac_low"] <= true) & (true <= told["ltv_to_cac_high"])).sum()
+    shown = ", ".join(
+        f"{name} {ours:.2f} ({its:.2f})"
+        for name, ours, its in zip(told["channel"], told["ltv_to_cac"], true, strict=True)
+    )
+    print(f"seed {seed}: {shown}; {inside} of {len(true)} in their interval", flush=True)
+    return bool((np.diff(true) < 0).all())
+
+
+def _came(store: Store, after: Store, paid: pd.DataFrame, flow: Cashflow, now: int) -> pd.Series:
+    """What a customer of each channel really brought in the first 24 months."""
+    people = money.acquisitions(store, now, paid)
+    inside = people["month"].between(paid["month"].min(), paid["month"].max())
+    people = people[(people["first"] < NEVER) & inside]
+    begin = np.minimum(people["acquired"], people["first"]).to_numpy(np.int64)
+    nothing = pd.DataFrame({"customer_id": people["customer_id"], "clv_24m": 0.0})
+    brought = returns(
+        after, people["customer_id"].tolist(), begin, after.coverage_end, nothing, flow
+    )
+    return pd.Series(brought.value[:, -1], people["channel"]).groupby(level=0).mean()

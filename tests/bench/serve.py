@@ -31,6 +31,7 @@ from features.store import Store
 from features.tables import ingest
 from training import bundle
 from training.fitting import fit
+from training.packing import pack
 
 AS_OF = "2024-07-01"
 ROUNDS = int(os.environ.get("CLV_BENCH_ROUNDS", "2000"))
@@ -87,7 +88,7 @@ def _prepare(home: Path) -> bytes:
     model = fit(store, as_of, 12, settings).model
     (home / "home").mkdir()
     os.environ["CLV_HOME"] = str(home / "home")
-    bundle.save(model.parts(), home / "model", bundle.make_key(home / "home"))
+    bundle.save(pack(model), home / "model", bundle.make_key(home / "home"))
     mlflow.pyfunc.save_model(
         str(home / "mlflow"), loader_module="serving.scoring", data_path=str(home / "model"),
         pip_requirements=["numpy"],
