@@ -18,6 +18,7 @@ from serving.commands import (
     lists,
     models,
     predictions,
+    reports,
     retention,
     service,
 )
@@ -33,7 +34,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for subject in (data, models, predictions, service, decisions, lists, groups, retention):
+for subject in (
+    data, models, predictions, service, decisions, lists, groups, retention, reports
+):  # fmt: skip
     for name, run in subject.COMMANDS.items():
         app.command(name)(run)
 

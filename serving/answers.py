@@ -18,6 +18,7 @@ from features.records import RecordError, path
 __all__ = ["JSON", "Problem", "dumped", "problem_of", "refusal"]
 
 JSON: Final = b"application/json"
+ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -53,6 +54,4 @@ def refusal(status: int, kind: str, message: str) -> tuple[int, Headers, bytes]:
 
 def dumped(value: Any) -> bytes:
     """JSON in UTF-8 without spaces; floats as their shortest text, which reads back to the bit."""
-    return json.dumps(
-        value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    ).encode()  # fmt: skip
+    return ENCODER.encode(value).encode()

@@ -87,6 +87,7 @@ class _Asked:
     prospects: bool
     flows: int  # months of cash flow beside each row; 0 for none
     workers: int
+    language: str  # of the reasons
 
     @property
     def model(self) -> Model:
@@ -99,7 +100,8 @@ class _Asked:
 
     def kept(self, store: Store) -> AbstractContextManager[Parts]:
         """The parts of this batch, which an earlier run may have finished."""
-        options = (self.as_of, self.months, self.reasons, self.prospects, self.flows)
+        options = (self.as_of, self.months, self.reasons, self.prospects, self.flows,
+                   self.language)  # fmt: skip
         return parts.kept(store, self.model, self.loaded.version, *options)
 
 
@@ -117,13 +119,15 @@ def score(
     cashflow: Path | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
+    language: str = "en",
 ) -> Scored:
     """Predictions for every customer with an order before `as_of`, sorted by customer_id.
 
     With `out`, a CSV or Parquet file, they are written there piece by piece, never held whole, and
     kept under ``CLV_HOME/predictions``, to be held against what will happen.
 
-    With `reasons` above 0 there is the column of that name: JSON, so many terms by their money.
+    With `reasons` above 0 there is the column of that name: JSON, so many terms by their money,
+    told in `language`.
     With `prospects` also for everybody in the table customers who signed up before `as_of` and has
     no order before it; their evidence is ``cold_start``.
 
@@ -148,7 +152,7 @@ def score(
         moment = as_of_in(store, as_of, settings, allow_gap)
         cores = workers or os.cpu_count() or 1
         flows = max(months) if cashflow else 0
-        asked = _Asked(loaded, moment, months, reasons, prospects, flows, cores)
+        asked = _Asked(loaded, moment, months, reasons, prospects, flows, cores, language)
         with asked.kept(store) as some:
             _all(asked, store, progress, some)
             given, hidden = some.names(), asked.flow_names
@@ -213,7 +217,7 @@ def _more(table: pd.DataFrame, asked: _Asked, rows: Rows, how: How, priced: Pric
     """The table with reasons of the first horizon's value and each month's cash flow, as asked."""
     if asked.reasons:
         about = (asked.as_of, min(asked.months), asked.reasons)
-        told = column(asked.model, rows, *about, how) if len(rows) else []
+        told = column(asked.model, rows, *about, how, asked.language) if len(rows) else []
         table.insert(len(table.columns) - 1, "reasons", told)  # before the model's version
     if not asked.flows:
         return table

@@ -152,6 +152,9 @@ def cutoff(as_of: int, zone: str) -> Cutoffs:
 
 def plainly(values: Any) -> list[Any]:
     """An array as Python values, None where not a number."""
+    if len(values) == 1:  # one customer is what is asked most
+        value = values.item()
+        return [None if value != value else value]  # noqa: PLR0124
     return [None if value != value else value for value in values.tolist()]  # noqa: PLR0124
 
 

@@ -21,6 +21,8 @@ from features.rules import minor_digits
 from features.spine import Cutoffs, text
 from features.store import Store
 from serving.loader import Loaded
+from serving.views.language import Words, words
+from serving.views.sentences import family, noun, sentence
 from training import phrases
 from training.drivers import Drivers
 from training.drivers import drivers as measured
@@ -41,28 +43,41 @@ OWN: Final = (phrases.LEVEL, phrases.RETURNED, phrases.PENDING, phrases.COST)
 
 
 def column(
-    model: Model, rows: Rows, as_of: int, months: int, count: int, how: How = explain
+    model: Model,
+    rows: Rows,
+    as_of: int,
+    months: int,
+    count: int,
+    how: How = explain,
+    language: str = "en",
 ) -> list[str]:
     """For each row a JSON list of {feature, money, text} that adds up to ``clv_{months}m``.
 
     First where the explanation starts, then the `count` largest of all other terms, at last
-    everything else in one line. Rows of prospects take ``explain_prospects`` as `how`.
+    everything else in one line. Rows of prospects take ``explain_prospects`` as `how`. The texts
+    are in `language`.
     """
-    found = lines_of(model, rows, as_of, months, count, how)
+    found = lines_of(model, rows, as_of, months, count, how, language)
     return [json.dumps(lines, ensure_ascii=False, allow_nan=False) for lines in found]
 
 
 def lines_of(
-    model: Model, rows: Rows, as_of: int, months: int, count: int, how: How = explain
+    model: Model,
+    rows: Rows,
+    as_of: int,
+    months: int,
+    count: int,
+    how: How = explain,
+    language: str = "en",
 ) -> list[list[dict[str, Any]]]:
     """As `column`, not yet written as JSON."""
-    known = how(model, rows, as_of, months)
+    known, say = how(model, rows, as_of, months), words(language)
     currency, total = model.settings.business.currency, known.total
     chosen = known.largest(count)
     found = []
     for i in range(len(rows)):
-        lines = [_line(known, i, j, currency) for j in _told(known, i, (0, *chosen[i]))]
-        lines.append(_rest(lines, float(total[i])))
+        lines = [_line(known, i, j, currency, say) for j in _told(known, i, (0, *chosen[i]))]
+        lines.append(_rest(lines, float(total[i]), say))
         found.append(lines)
     return found
 
@@ -72,20 +87,20 @@ def _told(known: Reasons, row: int, places: Iterable[int]) -> list[int]:
     return [j for j in places if j == 0 or known.parts[row, j] != 0]
 
 
-def _line(known: Reasons, row: int, j: int, currency: str) -> dict[str, Any]:
+def _line(known: Reasons, row: int, j: int, currency: str, say: Words) -> dict[str, Any]:
     term = known.terms[j]
     return {
         "feature": term.name,
         "money": round(float(known.parts[row, j]), DECIMALS),
-        "text": phrases.phrase(term, float(known.values[row, j]), currency),
+        "text": sentence(say, term, float(known.values[row, j]), currency),
     }
 
 
-def _rest(lines: Sequence[dict[str, Any]], total: float) -> dict[str, Any]:
+def _rest(lines: Sequence[dict[str, Any]], total: float, say: Words) -> dict[str, Any]:
     """The line that is missing to `total`."""
     rest = phrases.fixed(phrases.REST)
     left = total - math.fsum(line["money"] for line in lines)
-    return {"feature": rest.name, "money": round(left, DECIMALS), "text": rest.meaning}
+    return {"feature": rest.name, "money": round(left, DECIMALS), "text": noun(say, rest)}
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,7 @@ class Told:
     currency: str
     reasons: list[dict[str, Any]]
     families: list[dict[str, Any]]
+    language: str = "en"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; the money of reasons and of families adds up to ``clv_{months}m``."""
@@ -115,8 +131,11 @@ def one(
     config: Path | None = None,
     allow_gap: bool = False,
     progress: Progress | None = None,
+    language: str = "en",
 ) -> Told:
     """Prediction and reasons of one customer; `count` features by name, the rest in one line.
+
+    Texts are in `language`, one of ``language.LANGUAGES``.
 
     Somebody of the table customers without an order before `as_of` is told as a prospect.
 
@@ -126,6 +145,7 @@ def one(
         The data know nobody of this id before `as_of`, or somebody without an order whom the model
         cannot tell of; or they are not as they must be.
     """
+    say = words(language)
     settings, model = loaded.settings(data, config), loaded.model
     with read(data, settings, progress) as (store, _):
         moment = as_of_in(store, as_of, settings, allow_gap)
@@ -145,7 +165,7 @@ def one(
     row = frame.astype(object).where(frame.notna(), None).to_dict("records")[0]
     return Told(
         {str(name): value for name, value in row.items()}, months, currency,
-        _by_feature(known, count, currency), _by_family(known, currency),
+        _by_feature(known, count, currency, say), _by_family(known, currency, say), language,
     )  # fmt: skip
 
 
@@ -180,19 +200,19 @@ def _prospects(loaded: Loaded, store: Store, customer: str, as_of: int) -> Rows 
     return rows
 
 
-def _by_feature(known: Reasons, count: int, currency: str) -> list[dict[str, Any]]:
+def _by_feature(known: Reasons, count: int, currency: str, say: Words) -> list[dict[str, Any]]:
     """Start, the largest features, the others together, then the lines of their own."""
     own = [known.place(name) for name in OWN]
     features = [j for j in known.largest(known.parts.shape[1])[0] if j not in own]
     features = _told(known, 0, features)
-    found = [_line(known, 0, j, currency) for j in (0, *features[:count])]
-    last = [_line(known, 0, j, currency) for j in _told(known, 0, own)]
+    found = [_line(known, 0, j, currency, say) for j in (0, *features[:count])]
+    last = [_line(known, 0, j, currency, say) for j in _told(known, 0, own)]
     if len(features) > count:
-        found.append(_rest([*found, *last], float(known.total[0])))
+        found.append(_rest([*found, *last], float(known.total[0]), say))
     return [*found, *last]
 
 
-def _by_family(known: Reasons, currency: str) -> list[dict[str, Any]]:
+def _by_family(known: Reasons, currency: str, say: Words) -> list[dict[str, Any]]:
     """Families after the start by size, each told by its largest term."""
     names, parts = known.families()
     order = [0, *(np.argsort(-np.abs(parts[0, 1:]), kind="stable") + 1)]
@@ -200,9 +220,10 @@ def _by_family(known: Reasons, currency: str) -> list[dict[str, Any]]:
     for k in order:
         inside = [j for j, term in enumerate(known.terms) if term.family == names[k]]
         lead = max(inside, key=lambda j: abs(float(known.parts[0, j])))
-        told = phrases.phrase(known.terms[lead], float(known.values[0, lead]), currency)
+        told = sentence(say, known.terms[lead], float(known.values[0, lead]), currency)
         if k == 0 or parts[0, k] != 0:
-            found.append({"family": names[k], "money": float(parts[0, k]), "text": told})
+            named = family(say, known.terms[lead])
+            found.append({"family": named, "money": float(parts[0, k]), "text": told})
     return found
 
 

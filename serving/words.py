@@ -13,7 +13,8 @@ from features.rules import minor_digits
 from serving.batch import Scored
 from serving.loader import Loaded
 from serving.reasons import Told, cents
-from training import leaderboard, phrases, tracking
+from serving.views.language import Words, words
+from training import leaderboard, tracking
 from training.crosscheck import cross_check
 from training.drivers import Drivers
 from training.intervals import total
@@ -298,42 +299,46 @@ def scored(made: dict[str, Any], out: Path) -> str:
 
 def explained(told: Told) -> str:
     """One customer's prediction and its reasons; what is shown adds up to the last decimal."""
-    h, found, currency = told.months, told.predicted, told.currency
-    value = phrases.money(found[f"clv_{h}m"], currency) + _range(found, h, currency)
+    h, found, currency, say = told.months, told.predicted, told.currency, words(told.language)
+    value = say.money(found[f"clv_{h}m"], currency) + _range(found, h, currency, say)
+    churn = say(
+        "explain.churn", months=h, churn=say.percent(found[f"churn_{h}m"]),
+        orders=say.number(found[f"orders_{h}m"], 2),
+        revenue=say.money(found[f"revenue_{h}m"], currency),
+    )  # fmt: skip
     lines = [
-        f"{found['customer_id']} as of {found['as_of']}, the next {h} months, model "
-        f"{found['model_version']}, evidence {found['evidence']}",
-        f"  Value (clv_{h}m): {value}",
-        f"  Churn (churn_{h}m): {found[f'churn_{h}m']:.1%}; orders {found[f'orders_{h}m']:.2f}; "
-        f"revenue {phrases.money(found[f'revenue_{h}m'], currency)}",
-        "", f"Why, in {currency}", *_sum(told.reasons, currency, "text"),
-        "", "By family", *_sum(told.families, currency, "family"),
+        say("explain.head", customer=found["customer_id"], as_of=say.date(found["as_of"]), months=h,
+            model=found["model_version"], evidence=found["evidence"]),
+        "  " + say("explain.value", months=h, value=value), "  " + churn,
+        "", say("explain.why", currency=currency), *_sum(told.reasons, currency, "text", say),
+        "", say("explain.families"), *_sum(told.families, currency, "family", say),
     ]  # fmt: skip
     return "\n".join(lines)
 
 
-def _range(found: dict[str, Any], h: int, currency: str) -> str:
+def _range(found: dict[str, Any], h: int, currency: str, say: Words) -> str:
     if f"clv_{h}m_low" not in found:
         return ""
     digits = minor_digits(currency)
     low, middle, high = (
-        f"{found[f'clv_{h}m_{name}']:,.{digits}f}" for name in ("low", "median", "high")
+        say.number(found[f"clv_{h}m_{name}"], digits) for name in ("low", "median", "high")
     )
-    return f"; 8 in 10 such customers between {low} and {high}, half below {middle}"
+    return say("explain.range", low=low, middle=middle, high=high)
 
 
-def _sum(lines: list[dict[str, Any]], currency: str, told: str) -> list[str]:
+def _sum(lines: list[dict[str, Any]], currency: str, told: str, say: Words) -> list[str]:
     """Lines of money that add up as shown; what rounds to nothing is not shown."""
     digits = minor_digits(currency)
     money = cents([line["money"] for line in lines], currency)
     # The first is a level, the others are steps from it.
-    shown = [f"{money[0]:,.{digits}f}", *(f"{each:+,.{digits}f}" for each in money[1:])]
-    total = f"{round(sum(money), digits) + 0.0:,.{digits}f}"  # never -0.00
+    steps = (say.number(each, digits, sign=True) for each in money[1:])
+    shown = [say.number(money[0], digits), *steps]
+    total = say.number(sum(money), digits)
     width = max(map(len, [*shown, total]))
     rows = [
         f"  {text:>{width}}  {lines[i][told]}" for i, text in enumerate(shown) if i == 0 or money[i]
     ]
-    return [*rows, f"  {total:>{width}}  in all"]
+    return [*rows, f"  {total:>{width}}  {say('explain.sum')}"]
 
 
 def drivers_summary(found: Drivers, date: str, months: int, loaded: Loaded) -> dict[str, Any]:

@@ -53,8 +53,8 @@ COMMANDS = {
     "train": ["--as-of", "--horizons", "--config", "--seed", "--tune", "--json"],
     "backtest": ["--as-of", "--horizon", "--slice", "--early", "--out", "--json"],
     "predict": ["--as-of", "--out", "--model", "--horizons", "--reasons", "--prospects",
-                "--cashflow"],
-    "explain": ["--as-of", "--customer", "--horizon", "--model", "--json"],
+                "--cashflow", "--language"],
+    "explain": ["--as-of", "--customer", "--horizon", "--model", "--language", "--json"],
     "drivers": ["--as-of", "--horizon", "--model", "--json"],
     "value": ["--predictions", "--by", "--summary", "--horizon", "--out", "--json"],
     "sample-size": ["--rate", "--lift", "--sd", "--difference", "--power", "--json"],
@@ -68,10 +68,11 @@ COMMANDS = {
     "winback": ["--predictions", "--top", "--budget", "--offer-cost", "--control", "--exclude",
                 "--campaign", "--contacts-out", "--no-test", "--out", "--json"],
     "segments": ["--data", "--scheme", "--before", "--summary", "--value-from", "--churn-from",
-                 "--out", "--json"],
+                 "--language", "--out", "--json"],
     "channels": ["--predictions", "--cohort", "--since", "--out", "--json"],
     "retention": ["--as-of", "--months", "--period", "--silence", "--by", "--out", "--json"],
     "referrals": ["--predictions", "--horizon", "--out", "--json"],
+    "report": ["--predictions", "--top", "--horizon", "--model", "--out", "--json"],
     "promote": ["--reason", "--force"],
     "rollback": [],
     "export-model": [],
@@ -732,6 +733,36 @@ def test_one_customer_is_explained_as_predicted(
     short = clv("explain", at_home.data, "--customer", "007", "--horizon", 3, "--json").json
     assert sum(line["money"] for line in short["reasons"]) == pytest.approx(short["clv_3m"])
     assert short["clv_3m"] == frame.loc["007", "clv_3m"]
+
+
+def test_reasons_are_told_in_four_languages(
+    at_home: Trained, tables: dict[str, Path], tmp_path: Path
+) -> None:
+    row = pd.read_parquet(tables["one.parquet"]).set_index("customer_id").loc["007"]
+    asked = ("explain", at_home.data, "--customer", "007", "--model", "1")
+    english = clv(*asked, "--json").json
+    amount = f"{row['clv_12m']:,.2f}".translate({ord(","): ".", ord("."): ","})
+    for language, value, whole in (
+        ("de", f"Wert (clv_12m): {amount} EUR", "insgesamt"),
+        ("nl", f"Waarde (clv_12m): EUR {amount}", "in totaal"),
+        ("hu", "Érték (clv_12m): ", "összesen"),
+    ):
+        told = clv(*asked, "--language", language, "--json").json
+        assert [line["money"] for line in told["reasons"]] == [
+            line["money"] for line in english["reasons"]
+        ]
+        texts = [(a["text"], b["text"]) for a, b in zip(
+            told["reasons"], english["reasons"], strict=True)]  # fmt: skip
+        assert all(a != b for a, b in texts), texts
+        ran = clv(*asked, "--language", language)
+        assert value in ran.out
+        assert ran.out.rstrip().endswith(whole)
+        out = tmp_path / f"{language}.parquet"
+        how = ("--out", out, "--model", "1", "--reasons", 2, "--language", language)
+        assert clv("predict", at_home.data, *how).code == 0
+        found = pd.read_parquet(out).set_index("customer_id").loc["007", "reasons"]
+        assert json.loads(found)[0]["text"] == told["reasons"][0]["text"]
+    refused(clv(*asked, "--language", "fr"), "--language", "en, de, hu, nl", "'fr'")
 
 
 def test_who_is_not_there_is_not_explained_and_nobody_else_is_named(at_home: Trained) -> None:

@@ -416,6 +416,30 @@ def test_segments_by_command(tmp_path: Path, shop: Path) -> None:
     assert {r["category"] for r in told["categories"]} == {"tea", "toys", "books"}
 
 
+def test_segments_are_told_in_the_readers_language(tmp_path: Path, shop: Path) -> None:
+    now, out = written(tmp_path, predictions()), tmp_path / "s.csv"
+    plain = ["segments", now, "--data", shop, "--out", out]
+    for scheme, language, words in (
+        ("value-churn", "de", ("Eng binden", "Ruhen lassen", "Abwanderung", "01.01.2025")),
+        ("rfm", "hu", ("Bajnokok", "Jutalmazzuk őket", "lemorzsolódás", "2025. 01. 01.")),
+        ("rfm", "nl", ("Kampioenen", "Belonen, om reviews", "verloop", "01-01-2025")),
+    ):
+        ran = clv(*plain, "--scheme", scheme, "--before", now, "--language", language)
+        assert ran.code == 0, ran.err
+        for word in words:
+            assert word in ran.out
+        assert not re.search(r"Keep close|Champions|Let rest|customers|Note", ran.out)
+        # What programs read keeps its names.
+        known = set(segments.STEPS) | set(rfm.STEPS)
+        assert set(pd.read_csv(out, dtype=str)["segment"]) <= known
+    rules = book(tmp_path, "[[segment]]\nname = 'All {x} 5 %'\nwhen = ['churn_12m < 2']\n"
+                 "next_step = 'do {this}'")  # fmt: skip
+    ran = clv(*plain, "--scheme", rules, "--language", "de")
+    assert ("All {x} 5 %" in ran.out, "do {this}" in ran.out) == (True, True)
+    ran = clv(*plain, "--language", "xx")
+    assert (ran.code, "en, de, hu, nl" in ran.err) == (2, True)
+
+
 def test_a_workbook_holds_all_tables(tmp_path: Path, shop: Path) -> None:
     now, out = written(tmp_path, predictions()), tmp_path / "s.xlsx"
     ran = clv("segments", now, "--data", shop, "--scheme", "rfm", "--before", now, "--out", out)

@@ -29,23 +29,30 @@ from training.drawing import (
     legend_below,
     note,
     plain,
+    ramp,
     styled,
     words,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-__all__ = ["Step", "heat_map", "life_chart", "shares_chart"]
+__all__ = ["HeatLabels", "Step", "heat_map", "life_chart", "shares_chart"]
 
 Floats = npt.NDArray[np.float64]
-DARK: Final = "#003a5d"
 LABELLED: Final = 20  # periods that leave room for a number in each cell
 ROWS: Final = 20  # names that stand under one another
 CURVES: Final = len(STYLES)
 NAME: Final = 40  # characters of a level
+
+
+class HeatLabels(NamedTuple):
+    """Words of `heat_map`."""
+
+    since: str = "{period}s since the first order"
+    cohort: str = "{period} of the first order"
+    active: str = "active customers (%)"
 
 
 class Step(NamedTuple):
@@ -60,7 +67,13 @@ class Step(NamedTuple):
 
 
 def heat_map(
-    grid: pd.DataFrame, *, title: str, period: str, note_text: str = "", most: float | None = None
+    grid: pd.DataFrame,
+    *,
+    title: str,
+    period: str,
+    note_text: str = "",
+    most: float | None = None,
+    labels: HeatLabels | None = None,
 ) -> Figure:
     """Shares of each cohort active in each period since; `grid` is cohorts x periods, NaN unknown.
 
@@ -78,31 +91,25 @@ def heat_map(
             f"A heat map needs a cohort with a whole {period} after its first. Got none. Bring a "
             "longer history."
         )
-    values = 100 * shown.to_numpy(np.float64)
+    values, said = 100 * shown.to_numpy(np.float64), labels or HeatLabels()
     rows, columns = values.shape
     figure = blank(SIZE[0], min(2.0 + 0.24 * rows, 11.0))
     axes = figure.subplots()
     top = max(100 * most if most else float(np.nanmax(values)), 1.0)
-    image = axes.imshow(values, cmap=_ramp(), vmin=0, vmax=top, aspect="auto")
+    image = axes.imshow(values, cmap=ramp(), vmin=0, vmax=top, aspect="auto")
     if columns <= LABELLED:
         _numbers(axes, values, top)
     frame(axes, title)
     axes.grid(visible=False)
-    words(axes, f"{period}s since the first order", f"{period} of the first order")
+    words(axes, said.since.format(period=period), said.cohort.format(period=period))
     axes.set_xticks(*_some([str(c) for c in shown], LABELLED))
     axes.set_yticks(*_some([plain(str(name)) for name in shown.index], ROWS))
     bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
-    bar.set_label("active customers (%)", fontsize=9, color=INK)
+    bar.set_label(said.active, fontsize=9, color=INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9, length=3)
     note(axes, note_text)
     return figure
-
-
-def _ramp() -> Colormap:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("active", ["#f4f8fb", "#7fb3d5", DARK])
 
 
 def _numbers(axes: Axes, values: Floats, top: float) -> None:

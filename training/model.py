@@ -187,12 +187,14 @@ class Model:
 
     def history(self, rows: Rows, as_of: Moments) -> History:
         """What the anchor knows of feature rows at one `as_of`, or at one of each row's own."""
-        zone = self.settings.business.time_zone
+        season, zone = self.anchor.season, self.settings.business.time_zone
+        if season.flat:  # then the day does not matter
+            return History.of(rows)
         if np.ndim(as_of) == 0:
-            return History.of(rows, self.anchor.season, local_day(int(as_of), zone))
+            return History.of(rows, season, local_day(int(as_of), zone))
         moments, own = np.unique(as_of, return_inverse=True)
         days = np.array([local_day(moment, zone) for moment in moments.tolist()], np.int64)
-        return History.of(rows, self.anchor.season, days[own])
+        return History.of(rows, season, days[own])
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -270,6 +272,11 @@ class Model:
 
         They are asked at one `as_of`, or at one of each row's own, (rows,): the same bits, sooner.
         """
+        return self._predicted(rows, as_of, months, Cashflow.of(self.settings.business))
+
+    def _predicted(
+        self, rows: Rows, as_of: Moments, months: Sequence[int], flow: Flow
+    ) -> Predictions:
         asked = tuple(sorted(set(months)))
         ahead = self._ahead(as_of)
         start = self._start(self.history(rows, as_of), ahead)
@@ -289,7 +296,7 @@ class Model:
             churn=churn[:, at],
             return_share=share,
             pending=self.returns.pending * share * rows.column("spend_30d"),
-            flow=Cashflow.of(self.settings.business),
+            flow=flow,
             intervals=self.intervals,
             pace=pace * MONTH,
             silence=churn,
@@ -310,7 +317,7 @@ class Model:
 
     def priced(self, rows: Rows, as_of: int, months: Sequence[int]) -> Predictions:
         """As `predict`, at the discount rates of `flow`."""
-        return replace(self.predict(rows, as_of, months), flow=self.flow(rows))
+        return self._predicted(rows, as_of, months, self.flow(rows))
 
     def priced_prospects(self, rows: Rows, as_of: int, months: Sequence[int]) -> Predictions:
         """As `priced`, for prospects' rows of `features.people.prospects`.

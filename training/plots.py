@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from training.drawing import (
     SIZE,
     STYLES,
     blank,
+    compact,
     count,
     frame,
     from_zero,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "TrackingLabels",
     "calibration_plot",
     "coverage_chart",
     "decile_chart",
@@ -213,6 +215,18 @@ def _spread(axes: Axes, p: npt.ArrayLike, look: dict[str, Any]) -> None:
     axes.stairs(np.maximum(counts, HALF), edges, baseline=HALF, linewidth=1.5, **line)
 
 
+class TrackingLabels(NamedTuple):
+    """Words of `tracking_plot`."""
+
+    title: str = "Predicted against real value"
+    actual: str = "actual"
+    predicted: str = "predicted"
+    month: str = "month"
+    each: str = "per month ({unit})"
+    cumulated: str = "cumulated ({unit})"
+    note: str = "{known} of {all} months known · total {gap} against actual"
+
+
 def tracking_plot(
     months: Sequence[object],
     predicted: npt.ArrayLike,
@@ -220,6 +234,9 @@ def tracking_plot(
     *,
     currency: str,
     title: str | None = None,
+    labels: TrackingLabels | None = None,
+    number: Callable[[float], str] = compact,
+    share: Callable[[float], str] = percent,
 ) -> Figure:
     """Predicted against real totals per month (above) and cumulated (below), in ``currency``.
 
@@ -232,15 +249,15 @@ def tracking_plot(
         Arrays of unequal length, without a month, or with a gap that months follow.
     """
     forecast, real = (np.asarray(column, dtype=np.float64) for column in (predicted, actual))
-    known = _known_months(months, forecast, real)
+    known, said = _known_months(months, forecast, real), labels or TrackingLabels()
     figure = blank(height=5.6)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    real_look: dict[str, Any] = {"color": INK, "marker": "o", "label": "actual"}
+    real_look: dict[str, Any] = {"color": INK, "marker": "o", "label": said.actual}
     forecast_look: dict[str, Any] = {
         **styled(STYLES[1]),
         "marker": "D",
         "markerfacecolor": "none",
-        "label": "predicted",
+        "label": said.predicted,
     }
     # Before the first month is known a line is empty, and has no extent that a layout could use.
     both: dict[str, Any] = {"markersize": 5, "clip_on": False, "in_layout": False}
@@ -248,14 +265,15 @@ def tracking_plot(
         for line, look in ((real[:known], real_look), (forecast, forecast_look)):
             axes.plot(change(line), **(look | both))
         from_zero(axes)
-    frame(upper, title or "Predicted against real value")
+        number_axis(axes, number)
+    frame(upper, title or said.title)
     frame(lower, "")
-    words(upper, "", f"per month ({currency})")
-    words(lower, "month", f"cumulated ({currency})")
+    words(upper, "", said.each.format(unit=currency))
+    words(lower, said.month, said.cumulated.format(unit=currency))
     _month_ticks(lower, [plain(str(month)) for month in months])
     lower.set_xlim(-0.5, len(months) - 0.5)
     gap = forecast[:known].sum() / real[:known].sum() - 1 if real[:known].sum() > 0 else math.nan
-    note(upper, f"{known} of {len(months)} months known · total {percent(gap)} against actual")
+    note(upper, said.note.format(known=known, all=len(months), gap=share(gap)))
     legend(upper)
     return figure
 

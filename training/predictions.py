@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Final
 
@@ -52,8 +52,14 @@ class Predictions:
 
     def clv(self, month: int) -> Floats:
         """The column ``clv_{month}m``, (rows,), whether its horizon was asked for or not."""
-        net = self.gross * (1.0 - self.return_share)[:, None] - self.pending[:, None]
-        return self.flow.discounted(net, month) - self.flow.retention_cost(month)
+        if month in self.months:
+            table, j = self._told[0], self.months.index(month)
+        else:
+            none = np.zeros((len(self.gross), 1))
+            plain = replace(self, months=(month,), orders=none, churn=none, intervals=None)
+            table, j = plain._told[0], 0
+        value: Floats = table[j, kernels.TOLD.index("clv")]
+        return value
 
     def churn_by(self, month: int) -> Floats:
         """The column ``churn_{month}m``, (rows,); `KeyError` if it was neither asked nor kept."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.commands.options import Config, DataArg, Json, print_json
+from serving.commands.options import Config, DataArg, Json, Language, print_json
 
 __all__ = ["COMMANDS"]
 
@@ -42,6 +42,7 @@ def segments(
     ] = None,
     horizon: Horizon = None,
     config: Config = None,
+    language: Language = "en",
     as_json: Json = False,
 ) -> None:
     """Part customers into segments that say what to do, and tell what each is worth.
@@ -53,8 +54,10 @@ def segments(
     from serving.decisions import files, segments
     from serving.decisions.group_words import segmented
     from serving.progress import shown
+    from serving.views.language import words
     from training.run import find_settings, read
 
+    say = words(language)
     for place in (out, summary):
         if place is not None:
             require_writable(place, files.KINDS)
@@ -84,7 +87,7 @@ def segments(
         print_json(made.as_dict())
     else:
         currency = settings.business.currency if data is not None or config is not None else ""
-        print(segmented(made, currency, out, summary))
+        print(segmented(made, currency, out, summary, say))
 
 
 def _save(made: Any, out: Path, summary: Path | None) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "DataArg",
     "Horizons",
     "Json",
+    "Language",
     "ModelOpt",
     "Seed",
     "Workers",
@@ -38,6 +39,9 @@ Horizons = Annotated[
 Config = Annotated[Path | None, typer.Option(help="Settings; default: clv.toml in DATA.")]
 ModelOpt = Annotated[str, typer.Option("--model", help="champion, challenger, VERSION or FOLDER.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Language = Annotated[
+    str, typer.Option("--language", help="Language of the words: en, de, hu or nl.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Same data and seed, same model.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads; default: one per processor.")]
 AllowGap = Annotated[

@@ -16,6 +16,7 @@ from serving.commands.options import (
     DataArg,
     Horizons,
     Json,
+    Language,
     ModelOpt,
     Seed,
     Workers,
@@ -46,6 +47,7 @@ def predict(
     cashflow: Annotated[
         Path | None, typer.Option(help="File of value by month to write too: .csv or .parquet.")
     ] = None,
+    language: Language = "en",
     as_json: Json = False,
 ) -> None:
     """Score every customer with an order before a date.
@@ -55,7 +57,9 @@ def predict(
     from serving import batch, words
     from serving.loader import load
     from serving.progress import shown
+    from serving.views.language import words as known
 
+    known(language)
     batch.require_writable(out, batch.KINDS)
     if cashflow is not None:
         batch.require_writable(cashflow, batch.KINDS, "--cashflow")
@@ -66,7 +70,7 @@ def predict(
         scored = batch.score(
             loaded, data, as_of=as_of, horizons=numbers(horizons), config=config,
             workers=workers, allow_gap=allow_gap, reasons=reasons, prospects=prospects,
-            cashflow=cashflow, out=out, progress=progress,
+            cashflow=cashflow, out=out, progress=progress, language=language,
         )  # fmt: skip
     summary = words.summary(scored, loaded)
     print_json(summary) if as_json else print(words.scored(summary, out))
@@ -83,6 +87,7 @@ def explain(
     reasons: Annotated[int, typer.Option(min=1, help="Features told one by one.")] = 8,
     config: Config = None,
     allow_gap: AllowGap = False,
+    language: Language = "en",
     as_json: Json = False,
 ) -> None:
     """Say in money why one customer is worth what is predicted; the lines add up.
@@ -93,13 +98,15 @@ def explain(
     from serving.loader import load
     from serving.progress import shown
     from serving.reasons import one
+    from serving.views.language import words as known
 
     months = one_horizon(horizon)
+    known(language)
     loaded = load(model)
     with shown(as_json) as progress:
         told = one(
             loaded, data, customer, as_of=as_of, months=months, count=reasons, config=config,
-            allow_gap=allow_gap, progress=progress,
+            allow_gap=allow_gap, progress=progress, language=language,
         )  # fmt: skip
     print_json(told.as_dict()) if as_json else print(words.explained(told))
 

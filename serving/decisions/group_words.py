@@ -2,80 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any, Final
 
 import pandas as pd
 
 from serving.decisions.channels import ALL, Channels
-from serving.decisions.segments import LEAST, Segmented
+from serving.decisions.rulebook import OTHER
+from serving.decisions.segments import GONE, LEAST, NEW, Segmented
 from serving.decisions.words import table
+from serving.views.language import Words, words
 
 __all__ = ["channels", "hundredths", "segmented"]
 
+OURS: Final = ("value-churn", "rfm")  # schemes whose segments we name
+COMMON: Final = (ALL, OTHER, NEW, GONE)  # rows that every scheme may have
 
-def segmented(made: Segmented, currency: str, out: Path, summary: Path | None) -> str:
-    """Segments: what each is, what to do, and who moved."""
-    h, unit = made.months, f" {currency}" if currency else ""
+
+def segmented(
+    made: Segmented, currency: str, out: Path, summary: Path | None, say: Words | None = None
+) -> str:
+    """Segments: what each is, what to do, and who moved; in English if not said otherwise."""
+    say = say or words()
+    h = made.months
     lines = [
-        f"{len(made.frame):,} customers as of {made.as_of} by {made.scheme}; value and churn of "
-        f"{h} months"
-    ]
+        say("parted.head", customers=say.number(len(made.frame)), as_of=say.date(made.as_of),
+            scheme=made.scheme, months=h)
+    ]  # fmt: skip
     if made.lines is not None:
-        lines.append(
-            f"Worth much: {made.lines[0]:,.2f}{unit} or more if they order again; likely to leave: "
-            f"churn of {made.lines[1]:.1%} or more"
-        )
-    lines += table(_segments(made.table, h))
+        value = say.money(made.lines[0], currency) if currency else say.number(made.lines[0], 2)
+        lines.append(say("parted.lines", value=value, churn=say.percent(made.lines[1])))
+    lines += table(_segments(made, say))
     if made.table["customers"].isna().any():
-        lines.append(
-            f"  <{LEAST}: so few customers that figures would be figures of persons, or a segment "
-            "that would tell them"
-        )
-    lines += ["", *table([[str(r["segment"]), str(r["next_step"])] for r in
-                          made.table.to_dict("records") if r["next_step"]], left=2)]  # fmt: skip
-    lines += _moved(made)
-    lines += [f"Note: {note}" for note in made.notes]
-    lines.append(f"Written to {out}" + (f" and {summary}" if summary else ""))
+        lines.append("  " + say("parted.few", least=LEAST))
+    rows = made.table.to_dict("records")
+    steps = [[_name(made, r["segment"], say), _step(made, r, say)] for r in rows if r["next_step"]]
+    lines += ["", *table(steps, left=2), *_moved(made, say)]
+    lines += [say("parted.note", note=note) for note in made.notes]
+    both = {"out": out} if summary is None else {"out": out, "summary": summary}
+    lines.append(say("parted.written" if summary is None else "parted.written_both", **both))
     return "\n".join(lines)
 
 
-def _segments(found: pd.DataFrame, h: int) -> list[list[str]]:
+def _ours(made: Segmented) -> bool:
+    """Whether the segments are ours to name, and not those of a file of rules."""
+    return made.scheme in OURS
+
+
+def _name(made: Segmented, name: str, say: Words) -> str:
+    """A segment in the reader's language; those of the user's own rules stay as they are."""
+    return say.segment(name) if _ours(made) or name in COMMON else name
+
+
+def _step(made: Segmented, row: dict[Hashable, Any], say: Words) -> str:
+    return say.step(row["segment"]) if _ours(made) else str(row["next_step"])
+
+
+def _segments(made: Segmented, say: Words) -> list[list[str]]:
     """The table's rows as text."""
-    heads = {
-        "customers": ("customers", "{:,.0f}"), "share": ("share", "{:.1%}"),
-        f"clv_{h}m": ("value", "{:,.0f}"), f"clv_{h}m_low": ("from", "{:,.0f}"),
-        f"clv_{h}m_high": ("to", "{:,.0f}"), f"clv_{h}m_per_customer": ("each", "{:,.2f}"),
-        f"churn_{h}m": ("churn", "{:.1%}"), "orders_per_month": ("orders/month", "{:.2f}"),
-        f"order_value_{h}m": ("an order", "{:,.2f}"),
-        f"active_months_{h}m": ("months active", "{:.1f}"),
-        "categories": ("categories", "{:.1f}"), "one_category": ("only one", "{:,.0f}"),
+    found, h = made.table, made.months
+    heads: dict[str, tuple[str, Callable[[float], str]]] = {
+        "customers": ("customers", say.number), "share": ("share", say.percent),
+        f"clv_{h}m": ("value", say.number), f"clv_{h}m_low": ("from", say.number),
+        f"clv_{h}m_high": ("to", say.number),
+        f"clv_{h}m_per_customer": ("each", lambda x: say.number(x, 2)),
+        f"churn_{h}m": ("churn", say.percent),
+        "orders_per_month": ("orders_per_month", lambda x: say.number(x, 2)),
+        f"order_value_{h}m": ("order_value", lambda x: say.number(x, 2)),
+        f"active_months_{h}m": ("active_months", lambda x: say.number(x, 1)),
+        "categories": ("categories", lambda x: say.number(x, 1)),
+        "one_category": ("one_category", say.number),
     }  # fmt: skip
     shown = {name: how for name, how in heads.items() if found.get(name) is not None}
-    rows = [["", *(title for title, _ in shown.values())]]
+    rows = [["", *(say(f"heads.{title}") for title, _ in shown.values())]]
     for row in found.to_dict("records"):
-        cells = ["" if pd.isna(row[n]) else how.format(row[n]) for n, (_, how) in shown.items()]
+        cells = ["" if pd.isna(row[n]) else how(row[n]) for n, (_, how) in shown.items()]
         if pd.isna(row["customers"]):
             cells[0] = f"<{LEAST}"
-        rows.append([str(row["segment"]), *cells])
+        rows.append([_name(made, row["segment"], say), *cells])
     return rows
 
 
-def _moved(made: Segmented) -> list[str]:
+def _moved(made: Segmented, say: Words) -> list[str]:
     """The matrix of moves; printed shares of a row sum to 100.0 %."""
     if made.moves is None:
         return []
     targets = list(made.moves.columns[2:])
-    rows = [["from \\ to", "customers", *targets]]
+    rows = [[say("parted.corner"), say("heads.customers"),
+             *(_name(made, name, say) for name in targets)]]  # fmt: skip
     for row in made.moves.to_dict("records"):
+        name = _name(made, row["from"], say)
         if pd.isna(row["customers"]):
-            rows.append([str(row["from"]), f"<{LEAST}", *[""] * len(targets)])
+            rows.append([name, f"<{LEAST}", *[""] * len(targets)])
         else:
-            shares = hundredths([row[name] for name in targets])
-            rows.append([str(row["from"]), f"{row['customers']:,}", *shares])
-    return ["", f"Where the customers of {made.before} are at {made.as_of}", *table(rows)]
+            shares = hundredths([row[each] for each in targets], say)
+            rows.append([name, say.number(row["customers"]), *shares])
+    moved = say("parted.moved", before=say.date(str(made.before)), as_of=say.date(made.as_of))
+    return ["", moved, *table(rows)]
 
 
-def hundredths(shares: list[float]) -> list[str]:
+def hundredths(shares: list[float], say: Words | None = None) -> list[str]:
     """Shares as per cent with one decimal that sum to 100.0: by the largest remainders."""
     if any(pd.isna(share) for share in shares):
         return [""] * len(shares)
@@ -84,7 +111,7 @@ def hundredths(shares: list[float]) -> list[str]:
     most = sorted(range(len(exact)), key=lambda i: (whole[i] - exact[i], i))
     for i in most[: round(sum(exact)) - sum(whole)]:
         whole[i] += 1
-    return [f"{each / 10:.1f}%" for each in whole]
+    return [(say or words()).percent(each / 1000) for each in whole]
 
 
 def channels(made: Channels, currency: str, out: Path) -> str:

@@ -1,0 +1,204 @@
+"""Four languages with the same keys and holes, none missing or unused; numbers as people write."""
+
+from __future__ import annotations
+
+import ast
+from datetime import date
+from pathlib import Path
+
+import pytest
+from babel import dates, numbers
+from hypothesis import given
+from hypothesis import strategies as st
+from test_commands import columns
+from test_sentences import FEATURES, OWN
+
+from features.errors import InputError
+from serving.decisions import group_words, rfm, segments
+from serving.views.language import LANGUAGES, Template, slug, words
+from serving.views.sentences import key_of
+from training import charts, grid, plots, portraits
+
+ROOT = Path(__file__).parents[1]
+LOCALES = {"en": "en_GB", "de": "de", "hu": "hu", "nl": "nl"}
+DAYS = {"en": "d MMM y", "de": "dd.MM.y", "hu": "y. MM. dd.", "nl": "dd-MM-y"}
+PICTURES = {
+    "matrix": portraits.MatrixLabels, "spread": portraits.SpreadLabels,
+    "map": portraits.MapLabels, "channels": portraits.ChannelLabels,
+    "tracking": plots.TrackingLabels, "heat": charts.HeatLabels,
+}  # fmt: skip
+#: Words that only the workbook reads.
+WORKBOOK = "workbook"
+
+
+def keys(section: str) -> set[str]:
+    """Keys of a section, templates and lists alike."""
+    say, head = words("en"), f"{section}."
+    return {key.removeprefix(head) for key in {**say.templates, **say.lists} if
+            key.startswith(head)}  # fmt: skip
+
+
+def literals() -> set[str]:
+    """Every text that stands in the code of serving; of texts with holes, what is fixed."""
+    found: set[str] = set()
+    for path in (ROOT / "serving").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found |= {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and
+                  isinstance(n.value, str)}  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_languages_have_the_same_keys_and_holes(language: str) -> None:
+    english, other = words("en"), words(language)
+    assert other.templates.keys() == english.templates.keys()
+    for key, template in other.templates.items():
+        # How a day is written is what languages differ in.
+        if key != "form.date":
+            assert template.holes == english.templates[key].holes, key
+    assert {k: len(v) for k, v in other.lists.items()} == {
+        k: len(v) for k, v in english.lists.items()
+    }
+    for key, template in other.templates.items():
+        assert template.text, key
+
+
+def test_no_language_is_left_in_english() -> None:
+    """What several languages write alike is rare: names, signs, words of the trade."""
+    english = words("en").templates
+    for language in LANGUAGES[1:]:
+        same = [
+            key for key, template in words(language).templates.items()
+            if template == english[key] and len(template.text) > 12 and "{" not in template.text
+        ]  # fmt: skip
+        assert same == [], language
+
+
+def test_reasons_are_told_of_what_there_is_and_of_nothing_else() -> None:
+    used = {key_of(feature).name for feature in (*FEATURES.values(), *OWN.values())}
+    assert {key.split(".")[0] for key in keys("reasons")} == used
+    forms = {frozenset(k.split(".")[1] for k in keys("reasons") if k.split(".")[0] == name)
+             for name in used}  # fmt: skip
+    known = [{"noun"}, {"noun", "told"}, {"noun", "one", "other"}, {"noun", "yes", "no"}]
+    assert forms == {frozenset(each) for each in known}
+    families = {feature.family for feature in FEATURES.values()} | {OWN["returns"].family}
+    assert keys("families") == {slug(name) for name in families}
+
+
+def test_segments_are_those_that_there_are_and_english_is_that_of_the_tables() -> None:
+    steps = segments.STEPS | rfm.STEPS
+    assert keys("steps") == {slug(name) for name in steps}
+    assert keys("segments") == {slug(name) for name in (*steps, *group_words.COMMON)}
+    assert set(grid.NAMES) <= set(steps)
+    say = words("en")
+    for name, step in steps.items():
+        assert (say.segment(name), say.step(name)) == (name, step)
+    assert [say.segment(name) for name in group_words.COMMON] == list(group_words.COMMON)
+
+
+def test_labels_of_pictures_are_their_fields_and_english_is_their_default() -> None:
+    assert {key.split(".")[0] for key in keys("pictures")} == set(PICTURES)
+    for part, kind in PICTURES.items():
+        assert words("en").labels(part, kind) == kind()
+        assert words("hu").labels(part, kind) != kind()
+
+
+def test_no_other_words_are_unused() -> None:
+    found = literals()
+    for section in ("form", "units", "time", "explain", "parted"):
+        for key in keys(section):
+            # Notes and files are chosen by their name.
+            assert f"{section}.{key}" in found, f"{section}.{key}"
+    assert keys("heads") <= found
+    assert keys("calendar") == {
+        "months", "short", "weekdays", "dayparts", "dayparts_when", "quarters",
+    }  # fmt: skip
+    told = {key.split(".")[0] for key in {**words("en").templates, **words("en").lists}}
+    assert told == {
+        "name", "form", "calendar", "segments", "steps", "families", "units", "time", "reasons",
+        "explain", "parted", "heads", "pictures", "columns", "ends", WORKBOOK,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_column_of_the_predictions_has_a_heading(language: str) -> None:
+    say = words(language)
+    names = [*columns(1, 12), "reasons"]
+    headings = [say.heading(name) for name in names]
+    assert len(set(headings)) == len(names)
+    for name in ("ltv_12m_high", "roi_low", "clv_12m_per_customer", "realised_24m_customers"):
+        assert say.heading(name)
+    for wrong in ("colour", "colour_12m", "clv_12m_average", "12m", "_low"):
+        with pytest.raises(LookupError):
+            say.heading(wrong)
+
+
+def test_headings_say_months_and_ends() -> None:
+    assert words("de").heading("clv_12m_low") == "Kundenwert, 12 Monate, Untergrenze"
+    assert words("hu").heading("churn_3m") == "Lemorzsolódás, 3 hónap"
+    assert words("nl").heading("ltv_to_cac_high") == "LTV : CAC, bovengrens"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_is_missing_or_too_much_is_an_error(language: str) -> None:
+    say = words(language)
+    for call in (
+        lambda: say("explain.nothing"), lambda: say("explain"), lambda: say.segment("Keep clos"),
+        lambda: say("parted.note"), lambda: say("parted.note", note="x", more="y"),
+        lambda: say("explain.sum", note="x"),
+    ):  # fmt: skip
+        with pytest.raises(LookupError):
+            call()
+    with pytest.raises((LookupError, TypeError)):
+        say.labels("matrix", portraits.MapLabels)
+
+
+@pytest.mark.parametrize("language", ["", "EN", "fr", "../en", "de "])
+def test_other_languages_are_refused(language: str) -> None:
+    with pytest.raises(InputError, match="--language must be one of en, de, hu, nl"):
+        words(language)
+
+
+@pytest.mark.parametrize("text", ["{0}", "{}", "{a.b}", "{a[0]}", "{a!r}", "{a:.2f}", "{a"])
+def test_a_template_has_plain_holes_only(text: str) -> None:
+    with pytest.raises(ValueError, match=r"plain \{names\}|expected '}'"):
+        Template.of("key", text)
+
+
+@given(st.text())
+def test_what_fills_a_hole_is_shown_as_it_is(text: str) -> None:
+    for language in LANGUAGES:
+        assert text in words(language)("parted.note", note=text)
+
+
+@given(st.floats(-1e12, 1e12), st.integers(0, 3), st.sampled_from(LANGUAGES))
+def test_numbers_are_written_as_by_the_common_locale_data(
+    value: float, decimals: int, language: str
+) -> None:
+    pattern = "#,##0" + ("." + "0" * decimals if decimals else "")
+    want = numbers.format_decimal(
+        round(value, decimals) + 0.0, pattern, locale=LOCALES[language], decimal_quantization=True
+    )
+    assert words(language).number(value, decimals) == want
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_days_months_and_shares_too(language: str) -> None:
+    say, locale = words(language), LOCALES[language]
+    for day in (date(2025, month, 2 * month + 1) for month in range(1, 13)):
+        assert say.date(day) == dates.format_date(day, DAYS[language], locale=locale)
+        assert say.date(day.isoformat()) == say.date(day)
+        assert say.month(day.isoformat()[:7]) == dates.format_skeleton("yMMMM", day, locale=locale)
+        assert say.lists["calendar.months"][day.month - 1] == dates.format_date(
+            day, "LLLL", locale=locale
+        )
+    assert say.date("2025-03-07T10:00:00+01:00").endswith(" 10:00:00+01:00")
+    for share in (0.0, 0.125, 1.0, -0.031, 12.5):
+        assert say.percent(share) == numbers.format_percent(
+            share, "#,##0.0\u00a0%" if language == "de" else "#,##0.0%", locale=locale
+        )
+    assert say.number(float("nan"), 2) == say("form.not_known") == say.percent(float("nan"))
+    assert say.number(-0.001, 2) == say.number(0.0, 2)
+    assert say.number(5.0, sign=True) == "+5"
+    with pytest.raises(ValueError, match="2025-01-31"):
+        say.date("yesterday")
