@@ -157,7 +157,8 @@ def score(
             _all(asked, store, progress, some)
             given, hidden = some.names(), asked.flow_names
             if cashflow and some.rows:
-                _write(some.pieces(only=["customer_id", "as_of", *hidden]), cashflow)
+                each_month = some.pieces(only=["customer_id", "as_of", *hidden])
+                _write(each_month, cashflow, "--cashflow")
             if out and some.rows:
                 place = _kept_at(text(moment, zone), loaded.version)
                 table: pd.DataFrame | Path = _put(some, hidden, out, place, progress)
@@ -245,12 +246,12 @@ def write(frame: pd.DataFrame, out: Path) -> None:
     _write([table.slice(at, GROUP) for at in range(0, max(len(table), 1), GROUP)], out)
 
 
-def _write(pieces: Iterable[pa.Table], out: Path) -> None:
+def _write(pieces: Iterable[pa.Table], out: Path, option: str = "--out") -> None:
     """As `write`, from pieces of one schema; each becomes a row group."""
-    require_writable(out, KINDS)
+    require_writable(out, KINDS, option)
     rest = iter(pieces)
     first = next(rest)
-    with replacing(out) as temporary:
+    with replacing(out, option) as temporary:
         if out.suffix == ".csv":
             # Every text is quoted, so that no line break in an id starts a row.
             to = pa_csv.CSVWriter(
@@ -317,8 +318,10 @@ def require_writable(out: Path, kinds: Sequence[str], option: str = "--out") -> 
 
 
 @contextmanager
-def replacing(out: Path) -> Iterator[Path]:
+def replacing(out: Path, option: str = "--out") -> Iterator[Path]:
     """A temporary file beside `out` that takes its place once it is whole and on disk.
+
+    `option` is the one that named it.
 
     Raises
     ------
@@ -335,7 +338,7 @@ def replacing(out: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         Path(name).replace(out)
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise _unwritable(out, error, option) from None
     finally:
         if name:
             Path(name).unlink(missing_ok=True)

@@ -293,3 +293,12 @@ def test_the_command_writes_both_files(at_home: Any, tmp_path: Path) -> None:
         ran = clv("predict", at_home.data, "--out", out, *words)
         assert (ran.code, why in ran.err) == (2, True), ran.err
     assert flows.read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_is_told_by_its_own_option(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with (
+        pytest.raises(InputError, match=r"^--cashflow must be a place"),
+        batch.replacing(tmp_path / "file/months.csv", "--cashflow"),
+    ):
+        pass

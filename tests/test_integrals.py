@@ -1,4 +1,4 @@
-"""The two integrals against quadrature of their definitions, and each against its other form."""
+"""The two integrals of forecasts against quadrature, and each against its other form."""
 
 import itertools
 
@@ -8,7 +8,8 @@ from scipy.integrate import quad
 from scipy.special import beta as beta_function
 
 from training import integrals, lifetimes
-from training.integrals import by_distinct, distinct, exp, leaves_first, log, orders_until_leaving
+from training.integrals import by_distinct, distinct, exp, log, orders_until_leaving
+from training.lifetimes import leaves_first
 
 
 def one(value):

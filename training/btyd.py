@@ -30,10 +30,10 @@ from training.integrals import (
     by_distinct,
     distinct,
     exp,
-    leaves_first,
     log,
     orders_until_leaving,
 )
+from training.lifetimes import leaves_first
 
 __all__ = ["BGNBD", "GammaGamma", "ParetoNBD"]
 

@@ -1,10 +1,10 @@
-"""The two integrals behind buy-till-you-die forecasts, exact by element.
+"""The integral behind BG/NBD forecasts, and functions that are exact by element.
 
 The value of a row has the same bits alone, in a batch and in chunks. So ``exp`` and ``log`` come
 from scipy's scalar loops (numpy's vector code rounds otherwise for some lengths and strides),
 iterations stop by each row's own error on a fixed beat, and sums run node by node, without BLAS.
-Each integral has a fast form that proves its own accuracy, and a slow one for the rows where the
-proof fails.
+The integral has a fast form that proves its own accuracy, and a slow one for the rows where the
+proof fails; that of Pareto/NBD is in `training.lifetimes`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, betaln, expit, expm1, exprel, inv_boxcox, log1p, log_expit, xlogy
 
-from training.lifetimes import leaves_first
-
 __all__ = [
     "FEW",
     "Array",
     "by_distinct",
     "distinct",
     "exp",
-    "leaves_first",
     "log",
     "orders_until_leaving",
 ]
