@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from features import engagement, windows
+from features import costs, engagement, windows
 from features.errors import BundleError
 from features.formulas import Expr, Program, Take, larger, root, total
 from features.spine import DAY
@@ -44,7 +44,7 @@ class Vocabulary:
     Learned from rows before the first training origin and kept in the model. A column that was
     never given has no levels. ``attributes`` maps a static attribute to its levels, or to None
     where it is a number. ``events`` are kinds of events, ``valued`` those that carry values; other
-    kinds are passed over.
+    kinds are passed over. ``costs`` tells whether costs of orders are read (`features.costs`).
     """
 
     channel: tuple[str, ...] = ()
@@ -52,6 +52,7 @@ class Vocabulary:
     attributes: tuple[tuple[str, tuple[str, ...] | None], ...] = ()
     events: tuple[str, ...] = ()
     valued: tuple[str, ...] = ()
+    costs: bool = False
 
     def slots(self, group: str) -> tuple[str, ...]:
         """Names of the slots: the levels and, last, "other"; none where nothing was learned."""
@@ -69,16 +70,18 @@ class Vocabulary:
             found["events"] = list(self.events)
             found["valued"] = list(self.valued)
             found["events_hash"] = events_hash()
+        if self.costs:
+            found["costs"] = costs.version()
         return found
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Vocabulary:
-        """The inverse of `as_dict`; older cards know nothing of events.
+        """The inverse of `as_dict`; older cards know nothing of events and costs.
 
         Raises
         ------
         BundleError
-            The features of events were defined otherwise where the card was written.
+            The features of events or costs were defined otherwise where the card was written.
         """
         if raw.get("events") and raw.get("events_hash") != events_hash():
             raise BundleError(
@@ -91,6 +94,7 @@ class Vocabulary:
             tuple((n, None if v is None else tuple(v)) for n, v in raw["attributes"]),
             tuple(raw.get("events", ())),
             tuple(raw.get("valued", ())),
+            costs.known(raw.get("costs")),
         )
 
 
@@ -401,6 +405,8 @@ def catalogue(vocabulary: Vocabulary | None = None) -> Catalogue:
     orders = [
         *_rhythm(), *_frequency(), *_money_features(), *_basket(), *_returns(), *_season(words),
     ]  # fmt: skip
+    if words.costs:
+        orders += [Feature(name, MONEY, *about) for name, about in costs.ENTRIES.items()]
     profile = _profile(words)
     taken = {feature.name for feature in (*orders, *profile)}
     events = engagement.entries(words.events, words.valued, taken)

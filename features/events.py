@@ -8,6 +8,7 @@ how far the orders cover, and writes each bucket sorted.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,9 +101,16 @@ class Staged:
 
 
 def read(
-    con: duckdb.DuckDBPyConnection, table: Table, settings: Settings, aliases: bool, stage: Path
+    con: duckdb.DuckDBPyConnection,
+    table: Table,
+    settings: Settings,
+    aliases: bool,
+    stage: Path,
+    kinds: str | None = None,
 ) -> Staged:
     """Scan the table once; kept events go to parts below `stage`, refused ones apart.
+
+    `kinds` is a pattern that the kind must hold, in any case; other events are passed over unread.
 
     Raises
     ------
@@ -115,7 +123,7 @@ def read(
     sink = _Sink(found)
     try:
         for sheet in table.sheets():
-            _scan(con, sheet, settings, aliases, found, sink)
+            _scan(con, sheet, settings, aliases, found, sink, kinds)
     finally:
         sink.close()
     found.require_sound()
@@ -129,6 +137,7 @@ def _scan(
     aliases: bool,
     found: Staged,
     sink: _Sink,
+    kinds: str | None,
 ) -> None:
     at = _places(sheet, settings, found.table.files[sheet.index])
     fault: list[BaseException] = []
@@ -136,7 +145,8 @@ def _scan(
         [(f"c{i}", pa.string()) for i in range(len(sheet.columns))]
         + [("line", pa.int64()), ("bad", pa.string())]
     )
-    reader = pa.RecordBatchReader.from_batches(schema, foreign.watched(sheet.batches, fault))
+    batches = sheet.batches if kinds is None else _of_kinds(sheet.batches, at["kind"], kinds)
+    reader = pa.RecordBatchReader.from_batches(schema, foreign.watched(batches, fault))
     con.register("event_rows", reader)
     query = _query(at, sheet, Pass(settings, aliases=aliases))
     try:
@@ -150,6 +160,14 @@ def _scan(
     finally:
         with suppress(duckdb.Error):
             con.unregister("event_rows")
+
+
+def _of_kinds(
+    batches: Iterator[pa.RecordBatch], place: int, kinds: str
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        here = pc.match_substring_regex(batch.column(place), kinds, ignore_case=True)
+        yield batch.filter(pc.fill_null(here, False))
 
 
 def _places(sheet: Sheet, settings: Settings, name: str) -> dict[str, int]:

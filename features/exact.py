@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Context, Decimal
 from math import isfinite
 from typing import Final
 from zoneinfo import ZoneInfo
 
-__all__ = ["EXACT", "SECOND", "clock_time", "finer", "halved", "later", "micros", "scaled"]
+__all__ = ["EXACT", "SECOND", "clock_time", "finer", "halved", "later", "local", "micros", "scaled"]
 
 SECOND: Final = 1_000_000  # microseconds
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 HALF_UP: Final = Context(prec=80, rounding=ROUND_HALF_UP)
 EXACT: Final = 1e15
 LARGEST: Final = 1e30  # no column holds numbers of that size
@@ -77,6 +78,23 @@ def later(clock: datetime, zone: ZoneInfo | None) -> int:
     """1 for the later of a repeated hour, 0 otherwise, also within a gap."""
     early, late = (clock.replace(tzinfo=zone, fold=k).utcoffset() for k in (0, 1))
     return int(early is not None and late is not None and late < early)
+
+
+def local(clock: datetime, east: int | None, zone: ZoneInfo | None) -> tuple[int, int]:
+    """Microseconds UTC and those of the local clock; in a gap the clock moves forward.
+
+    `east` is None for a clock time of the zone itself, of whose repeated hours the later one is
+    meant, as DuckDB has it.
+    """
+    if east is None:
+        utc = micros(clock.replace(tzinfo=zone, fold=later(clock, zone)) - EPOCH)
+    else:
+        utc = micros(clock.replace(tzinfo=UTC) - EPOCH) - east
+    try:
+        there = (EPOCH + timedelta(microseconds=utc)).astimezone(zone)
+    except OverflowError:
+        return utc, utc
+    return utc, micros(there.replace(tzinfo=UTC) - EPOCH)
 
 
 def scaled(value: float, digits: int) -> int | None:

@@ -56,6 +56,10 @@ class Cashflow:
         """
         return _last(self.running(cumulative[:, :months]))
 
+    def present(self, earned: Floats) -> Floats:
+        """Present value of margin that is there already, (rows,), from its running sums."""
+        return _last(_running(earned, self.factors))
+
     def running(self, cumulative: Floats) -> Floats:
         """Present margin by the end of each month, (rows, months), as `discounted` sums it."""
         return _running(cumulative, self.weights)
@@ -63,6 +67,15 @@ class Cashflow:
     def monthly(self, cumulative: Floats) -> Floats:
         """Present margin less the cost to keep of each month on its own, (rows, months)."""
         return _apart(cumulative, self.weights) - _keeping(self)[: cumulative.shape[1]]
+
+    def earning(self, margins: Floats) -> Cashflows:
+        """The same for rows that earn shares of their own, (rows,)."""
+        return Cashflows((self,), np.zeros(len(margins), np.int64), margins)
+
+    @property
+    def factors(self) -> Floats:
+        """`factor` of each of 24 months, (1, 24)."""
+        return _factors(self.discount_rate)
 
     @property
     def weights(self) -> Floats:
@@ -80,23 +93,40 @@ class Cashflow:
 
 @dataclass(frozen=True, eq=False)
 class Cashflows:
-    """As `Cashflow`, each row with a discount rate of its own: the same bits as by its own one."""
+    """As `Cashflow`, each row with a discount rate, and a share of revenue, of its own.
+
+    A row has the same bits as by a `Cashflow` of its own.
+    """
 
     kinds: tuple[Cashflow, ...]  # they differ in the rate only
     which: Ints  # (rows,), the kind of each row
+    margins: Floats | None = None  # (rows,), in place of the kinds' own
 
     @property
-    def margin(self) -> float:
-        """Share of net revenue."""
-        return self.kinds[0].margin
+    def margin(self) -> float | Floats:
+        """Share of net revenue: of all, or (rows,)."""
+        return self.kinds[0].margin if self.margins is None else self.margins
+
+    def earning(self, margins: Floats) -> Cashflows:
+        """As `Cashflow.earning`."""
+        return replace(self, margins=margins)
+
+    @cached_property
+    def factors(self) -> Floats:
+        """As `Cashflow.factors`, (1 or rows, 24)."""
+        if len(self.kinds) == 1:
+            return self.kinds[0].factors
+        return np.concatenate([kind.factors for kind in self.kinds])[self.which]
 
     @cached_property
     def weights(self) -> Floats:
         """As `Cashflow.weights`, (rows, 24)."""
-        return np.concatenate([kind.weights for kind in self.kinds])[self.which]
+        return np.reshape(self.margin, (-1, 1)) * self.factors
 
     def costs(self, months: tuple[int, ...]) -> Floats:
-        """As `Cashflow.costs`, (rows, horizons)."""
+        """As `Cashflow.costs`, (1 or rows, horizons)."""
+        if len(self.kinds) == 1:
+            return self.kinds[0].costs(months)
         return np.concatenate([kind.costs(months) for kind in self.kinds])[self.which]
 
     def factor(self, month: int) -> Floats:
@@ -106,6 +136,10 @@ class Cashflows:
     def discounted(self, cumulative: Floats, months: int) -> Floats:
         """As `Cashflow.discounted`."""
         return _last(self.running(cumulative[:, :months]))
+
+    def present(self, earned: Floats) -> Floats:
+        """As `Cashflow.present`."""
+        return _last(_running(earned, self.factors))
 
     def running(self, cumulative: Floats) -> Floats:
         """As `Cashflow.running`."""
@@ -124,13 +158,15 @@ class Cashflows:
 Flow = Cashflow | Cashflows
 
 
-def flow_of(business: Business, levels: Sequence[str], rows: Ints) -> Cashflows:
+def flow_of(
+    business: Business, levels: Sequence[str], rows: Ints, base: Cashflow | None = None
+) -> Cashflows:
     """The cash flow of rows by their customers' levels of ``discount_rate_by_segment``.
 
     `rows` (rows,) indexes `levels`, one per customer; a level without a rate of its own takes
-    ``discount_rate``.
+    ``discount_rate``. `base` is that of the settings where it is not given.
     """
-    base, own = Cashflow.of(business), business.discount_rate_by_segment.rates
+    base, own = base or Cashflow.of(business), business.discount_rate_by_segment.rates
     kinds = (base, *(replace(base, discount_rate=rate) for rate in own.values()))
     place: Mapping[str, int] = {level: k for k, level in enumerate(own, start=1)}
     return Cashflows(kinds, np.array([place.get(level, 0) for level in levels], np.int64)[rows])
@@ -159,9 +195,16 @@ def _to_keep(flow: Cashflow, months: int) -> float:
 
 
 @lru_cache(maxsize=64)
+def _factors(rate: float) -> Floats:
+    """Present value of one unit in the middle of each month, (1, 24)."""
+    flow = Cashflow(1.0, rate, 0.0)
+    return np.array([[flow.factor(m) for m in range(1, MAX_MONTHS + 1)]])
+
+
+@lru_cache(maxsize=64)
 def _weights(flow: Cashflow) -> Floats:
     """What a unit of net revenue of each month is worth now, (1, 24)."""
-    return np.array([[flow.margin * flow.factor(m) for m in range(1, MAX_MONTHS + 1)]])
+    return np.asarray(flow.margin * flow.factors)
 
 
 @lru_cache(maxsize=64)

@@ -57,8 +57,8 @@ class People:
         return len(self.ids)
 
     @classmethod
-    def of(cls, store: Store, index: int) -> People:
-        """Read one bucket of a store that holds a table of customers."""
+    def of(cls, store: Store, index: int, events: bool = True) -> People:
+        """Read one bucket of a store that holds a table of customers; without `events` if asked."""
         bucket = store.bucket(index)
         attributes = pd.read_parquet(store.people(index)).set_index("customer_id").sort_index()
         ids = attributes.index.to_numpy(object)
@@ -66,11 +66,14 @@ class People:
         starts = np.append(bucket.starts, bucket.starts[-1])
         place = pd.Index(bucket.ids, dtype=object).get_indexer(pd.Index(ids, dtype=object))
         place = np.where(place < 0, len(bucket), place).astype(np.int64)
-        events = store.events(index)
+        told = store.events(index) if events else None
+        # Who has ordered was read with their lines.
+        acquired, others = np.append(bucket.acquired, ALWAYS)[place], place == len(bucket)
+        acquired[others] = acquired_of(attributes[others], int(others.sum()), store.zone)
         return cls(
-            ids, acquired_of(attributes, len(ids), store.zone),
+            ids, acquired,
             np.append(first_orders(bucket), NEVER)[place], attributes,
-            None if events is None else events.of_customers(ids),
+            None if told is None else told.of_customers(ids),
             replace(bucket, starts=starts), place,
         )  # fmt: skip
 

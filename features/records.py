@@ -10,17 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final, NoReturn
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from features import windows
+from features import plain
 from features.errors import InputError
-from features.exact import EXACT, SECOND, clock_time, finer, halved, later, micros, scaled
+from features.exact import SECOND, clock_time, finer, halved, local, micros, scaled
+from features.lines import event_columns
+from features.plain import LAST_DAY, NONE, TEXTS, Form, Lines
 from features.rules import minor_digits
 from features.settings import Settings
 from features.spine import EPOCH, instant
@@ -28,19 +28,14 @@ from features.store import ALWAYS, Bucket, Events, month_of
 
 __all__ = ["EVENT", "ORDER", "Note", "Read", "RecordError", "read"]
 
-TEXTS: Final = ("order_id", "product_id", "category", "channel")
 NUMBERS: Final = frozenset(("quantity", "discount", "cost", "margin_rate"))
 PLAIN: Final = frozenset((str, type(None)))
-PLAINEST: Final = frozenset(("order_ts", "amount", *TEXTS))
 ORDER: Final = frozenset(("order_ts", "amount", "currency", *TEXTS, *NUMBERS))
 EVENT: Final = frozenset(("ts", "kind", "value", "channel"))
-NONE: Final = -(1 << 63)  # a number that is not given sorts before all others
 LIMIT: Final = 1 << 62
 LARGEST_VALUE: Final = 10**9  # of an event
 TURNED: Final = re.compile(r"\s*\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}(?:$|[ T,])", re.ASCII)
 NAIVE_EPOCH: Final = EPOCH.replace(tzinfo=None)
-FIRST_ORDINAL: Final = EPOCH.toordinal()
-LAST_DAY: Final = 47_482  # 2100-01-01
 FIRST, LAST = 0, LAST_DAY * 86_400 * SECOND  # 1970 and 2100
 Where = tuple[str | int, ...]
 
@@ -107,12 +102,13 @@ class _Reader:
 
     def __init__(self, settings: Settings, at: Where) -> None:
         self.at, self.zone = at, settings.business.time_zone
-        self.drop_copies = settings.orders.duplicates == "drop"
         self.currency = settings.business.currency
         self.digits = minor_digits(self.currency)
         self.unit = 10**self.digits
         self.most = 10 ** (18 - self.digits) - 1  # minor units
         self.tz = None if self.zone == "UTC" else ZoneInfo(self.zone)
+        drop = settings.orders.duplicates == "drop"
+        self.form = Form(self.currency, self.unit, self.most, self.tz, drop)
         #: Whether the times of a table have no zone; None before the first of them.
         self.naive: dict[str, bool | None] = {"orders": None, "events": None}
         rate = settings.business.discount_rate_by_segment.column
@@ -121,73 +117,28 @@ class _Reader:
         self.notes: list[Note] = []
 
     def read(self, customers: Sequence[Mapping[str, Any]]) -> Read:
-        lines: list[tuple[Any, ...]] = []
-        starts = [0]
-        ids: dict[str, int] = {}
+        ids = [customer["customer_id"] for customer in customers]
+        lines = plain.read(customers, self.form) if len(set(ids)) == len(ids) else None
+        if lines is None:
+            lines = plain.in_order(self._carefully(customers), self.form.drop_copies)
+        numbers = lines.numbers
+        numbers[2:4][numbers[2:4] == NONE] = 0
+        self._require_small(lines)
+        names = np.array(ids, object)
+        profiles = [customer.get("profile") or {} for customer in customers]
+        return Read(self._bucket(names, lines, profiles, self._events(customers)), self.notes)
+
+    def _carefully(self, customers: Sequence[Mapping[str, Any]]) -> list[list[tuple[Any, ...]]]:
+        """The lines of each customer, one by one: all forms, and the first that is wrong."""
+        found: list[list[tuple[Any, ...]]] = []
+        known: set[str] = set()
         for i, customer in enumerate(customers):
-            name = customer["customer_id"]
-            if ids.setdefault(name, i) != i:
+            if customer["customer_id"] in known:
                 raise RecordError((*self.at, i, "customer_id"), "duplicate_customer",
                                   "each customer must stand once")  # fmt: skip
-            lines += self._lines(customer["orders"], i)
-            starts.append(len(lines))
-        self._require_small(lines, starts)
-        names = np.array(list(ids), object)
-        profiles = [customer.get("profile") or {} for customer in customers]
-        return Read(self._bucket(names, starts, lines, profiles, self._events(customers)),
-                    self.notes)  # fmt: skip
-
-    def _lines(self, orders: Sequence[Mapping[str, Any]], i: int) -> list[tuple[Any, ...]]:
-        """Lines of one customer, sorted as the store sorts them."""
-        quick = self._quick
-        found = [quick(order) or self._line(order, i, j) for j, order in enumerate(orders)]
-        if self.drop_copies:
-            found = list(dict.fromkeys(found))
-        found.sort()
+            known.add(customer["customer_id"])
+            found.append([self._line(order, i, j) for j, order in enumerate(customer["orders"])])
         return found
-
-    def _quick(  # noqa: PLR0911  the sooner it gives up, the better
-        self, order: Mapping[str, Any]
-    ) -> tuple[Any, ...] | None:
-        """The line of the plainest order, as `_line` has it; None for any other."""
-        get = order.get
-        text, value = get("order_ts"), get("amount")
-        if type(text) is not str or not PLAINEST.issuperset(order):
-            return None
-        if type(value) is float:
-            near = value * self.unit
-            amount = round(near) if -EXACT < near < EXACT else self.most + 1
-            if amount / self.unit != value:
-                return None
-        elif type(value) is int:
-            amount = value * self.unit
-        else:
-            return None
-        size = len(text)
-        if not (
-            text[4:5] == "-" == text[7:8]
-            and (size == 10 or (size == 19 and text[13] == ":" == text[16] and text[10] in "T "))
-            and -self.most <= amount <= self.most
-            and self.naive["orders"] is not False
-        ):
-            return None
-        try:
-            clock = datetime.fromisoformat(text)
-        except ValueError:
-            return None
-        day = clock.toordinal() - FIRST_ORDINAL
-        east = 0 if self.tz is None else _steady(day, self.tz)
-        one, two, three, four = get("order_id"), get("product_id"), get("category"), get("channel")
-        if east is None or not 1 < day < LAST_DAY - 2 or not (
-            type(one) in PLAIN and type(two) in PLAIN and type(three) in PLAIN
-            and type(four) in PLAIN
-        ):  # fmt: skip
-            return None
-        self.naive["orders"], hour = True, clock.hour
-        ts = (day * 86_400 + hour * 3_600 + clock.minute * 60 + clock.second - east) * SECOND
-        return (
-            ts, one or "", two or "", three or "", four or "", amount, NONE, NONE, NONE, day, hour,
-        )  # fmt: skip
 
     def _line(self, order: Mapping[str, Any], i: int, j: int) -> tuple[Any, ...]:
         if not ORDER.issuperset(order):
@@ -247,24 +198,11 @@ class _Reader:
         if self.tz is None:
             utc = here = micros(clock - NAIVE_EPOCH) - (east or 0)
         else:
-            utc, here = self._local(clock, east)
+            utc, here = local(clock, east, self.tz)
         if not FIRST <= utc < LAST:
             self._refuse(i, table, j, name, "impossible_date", "must lie in the years 1970 to 2099")
         hours = here // (3_600 * SECOND)
         return utc, hours // 24, hours % 24
-
-    def _local(self, clock: datetime, east: int | None) -> tuple[int, int]:
-        """Microseconds UTC and those of the local clock; in a gap the clock moves forward."""
-        if east is None:
-            # Of a repeated hour the later one, as DuckDB has it.
-            utc = micros(clock.replace(tzinfo=self.tz, fold=later(clock, self.tz)) - EPOCH)
-        else:
-            utc = micros(clock - NAIVE_EPOCH) - east
-        try:
-            there = (EPOCH + timedelta(microseconds=utc)).astimezone(self.tz)
-        except OverflowError:
-            return utc, utc
-        return utc, micros(there.replace(tzinfo=None) - NAIVE_EPOCH)
 
     def _same_form(self, naive: bool, i: int, table: str, j: int, name: str) -> None:
         if self.naive[table] is None:
@@ -322,41 +260,31 @@ class _Reader:
     def _note(self, i: int, j: int, name: str, rule: str, text: str) -> None:
         self.notes.append(Note((*self.at, i, "orders", j, name), rule, text))
 
-    def _require_small(self, lines: list[tuple[Any, ...]], starts: list[int]) -> None:
+    def _require_small(self, lines: Lines) -> None:
         """Refuse a customer whose sums could pass what the store holds."""
-        unit = self.unit
-        largest = max((abs(v) for line in lines for v in line[5:9] if v != NONE), default=0)
+        sizes, count = np.abs(lines.numbers[1:5]), lines.numbers.shape[1]
+        sizes[sizes == NONE] = 0  # costs that are not known
+        largest = int(sizes.max(initial=0))
         # Nearly always so: one look at the largest number answers for all sums.
-        if (largest // unit + 1) ** 2 * len(lines) < LIMIT and largest * len(lines) < LIMIT:
+        if (largest // self.unit + 1) ** 2 * count < LIMIT and largest * count < LIMIT:
             return
-        for i, (a, b) in enumerate(pairwise(starts)):
-            amounts = [abs(line[5]) for line in lines[a:b]]
-            whole = sum((amount // unit + 1) ** 2 for amount in amounts)
-            others = (
-                sum(abs(line[k]) for line in lines[a:b] if line[k] != NONE) for k in (6, 7, 8)
-            )
-            if max(sum(amounts), whole, *others) >= LIMIT:
+        for i, (a, b) in enumerate(pairwise(lines.starts.tolist())):
+            amounts, *others = sizes[:, a:b].tolist()
+            whole = sum((amount // self.unit + 1) ** 2 for amount in amounts)
+            if max(sum(amounts), whole, *map(sum, others)) >= LIMIT:
                 must = "the sum of amounts, or of their squares, must be below 2^62"
                 raise RecordError((*self.at, i, "orders"), "amount_too_large", must)
 
     def _bucket(
-        self,
-        ids: Any,
-        starts: list[int],
-        lines: list[tuple[Any, ...]],
-        profiles: list[Mapping[str, Any]],
-        events: Events | None,
+        self, ids: Any, lines: Lines, profiles: list[Mapping[str, Any]], events: Events | None
     ) -> Bucket:
-        columns = list(zip(*lines, strict=True)) if lines else [()] * 11
-        numbers = np.array([columns[0], *columns[5:]], np.int64)
-        numbers[2:5][numbers[2:5] == NONE] = 0
-        ts, amount, quantity, discount, cost, day, hour = numbers
-        order, n_orders = _orders(columns[1], day)
+        first, unit = lines.starts, self.unit
+        ts, amount, quantity, discount, cost, day, hour = lines.numbers
+        order, n_orders = _orders(lines.texts[0], day)
         (product, products), (category, categories), (channel, channels) = (
-            _codes(columns[k]) for k in (2, 3, 4)
+            _codes(texts) for texts in lines.texts[1:]
         )
-        first, unit = np.array(starts, np.int64), self.unit
-        values = windows.event_columns(
+        values = event_columns(
             first, day, month_of(day), amount, order, product, category, quantity, discount, cost,
             np.array([n_orders, len(products), len(categories)], np.int64), unit,
         )  # fmt: skip
@@ -420,19 +348,6 @@ class _Reader:
             self.notes.append(Note(where, "event_unreadable_value", "is taken as not given"))
             found = NONE
         return ts, kind.strip(" "), found
-
-
-@lru_cache(maxsize=1 << 14)
-def _steady(day: int, zone: ZoneInfo) -> int | None:
-    """Seconds east of UTC all through a local day and those beside it; None if they change."""
-    noon = datetime.fromordinal(FIRST_ORDINAL + day) + timedelta(hours=12)
-    spans = {
-        (noon + timedelta(hours=hours)).replace(tzinfo=zone, fold=fold).utcoffset()
-        for hours in range(-36, 37, 4)
-        for fold in (0, 1)
-    }
-    east = spans.pop()
-    return None if spans or east is None else micros(east) // SECOND
 
 
 def _written(value: Any) -> str:

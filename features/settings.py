@@ -72,7 +72,9 @@ class Business:
 
     currency: str = "USD"  # ISO 4217; amounts without a currency column are in it
     time_zone: str = "UTC"  # IANA name; naive times and local days belong to it
-    margin: Number = Field(default=1.0, gt=0, le=1)  # contribution margin as a share of revenue
+    # contribution margin as a share of revenue; where orders carry cost or margin_rate, these tell
+    # what was earned and what will be, and the share is that of lines without either
+    margin: Number = Field(default=1.0, gt=0, le=1)
     discount_rate: Rate = 0.10  # per year
     # money per customer and month; retention_cost_per_month is the same key, written out
     retention_cost: Number = Field(
@@ -216,6 +218,7 @@ class Serving:
     workers: Whole = Field(default=1, ge=1, le=64)  # processes
     model: str = "champion"  # an alias, which is followed, a version number or a folder
     predictions: str = ""  # a file of clv predict, or latest, to look known customers up in
+    data: str = ""  # orders and what lies beside them, which the pages at / show more of
     hosts: tuple[str, ...] = ()  # names it answers to; none given: loopback names, or any
     tokens: Literal["auto", "always"] = "auto"  # auto: not asked for on loopback
     # 1,000 customers with 20 orders each, all fields given, are just below it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features import foreign, windows
+from features import foreign
 from features.errors import InputError
+from features.lines import event_columns
 from features.rules import bucket_of, minor_digits
 from features.spine import instant
 from features.tables import Ingested
+from features.windows import NO_VALUE
 
-__all__ = ["ALWAYS", "Bucket", "Events", "Store", "acquired_of", "month_of"]
+__all__ = ["ALWAYS", "Bucket", "Events", "Kept", "Store", "acquired_of", "month_of"]
 
 Ints = npt.NDArray[np.int64]
 ALWAYS = np.iinfo(np.int64).min
@@ -112,7 +114,7 @@ class Bucket:
 
     ``starts`` (customers + 1,) is the first line of each customer; the other arrays are (lines,).
     Codes count from 0 within the bucket, -1 means not given; ``levels`` names those of channel and
-    category. ``columns`` are the summable integers of `features.windows.event_columns`.
+    category. ``columns`` are the summable integers of `features.lines.event_columns`.
     """
 
     ids: npt.NDArray[np.object_]
@@ -132,7 +134,6 @@ class Bucket:
     events: Events | None = None  # of the same customers; None without a table of events
     #: Attributes as arrays of text, empty where not known, where no frame was made of them.
     texts: Mapping[str, npt.NDArray[np.object_]] | None = None
-    costed: npt.NDArray[np.bool_] | None = None  # lines whose cost is known; None if of none is
 
     @classmethod
     def of(
@@ -155,9 +156,9 @@ class Bucket:
         product, products = _codes(lines["product_id"])
         category, categories = _codes(lines["category"])
         channel, channels = _codes(lines["channel"])
-        columns = windows.event_columns(
+        columns = event_columns(
             starts, day, month_of(day), amount, order, product, category,
-            _ints(lines["quantity"]), _ints(lines["discount"]), _ints(lines["cost"]),
+            _ints(lines["quantity"]), _ints(lines["discount"]), _ints(lines["cost"], NO_VALUE),
             np.array([n_orders, len(products), len(categories)], np.int64), unit,
         )  # fmt: skip
         names = ids.take(pa.array(starts[:-1])).to_numpy(zero_copy_only=False)
@@ -167,7 +168,7 @@ class Bucket:
             names, starts, _ints(lines["ts"]), day, _ints(lines["hour"]), amount, order, channel,
             category, {"channel": channels, "category": categories}, columns, unit,
             acquired_of(attributes, len(names), zone), attributes,
-            None if events is None else events.of_customers(names), costed=_given(lines["cost"]),
+            None if events is None else events.of_customers(names),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -185,7 +186,6 @@ class Bucket:
             None if self.attributes is None else self.attributes.iloc[first:last],
             None if self.events is None else self.events.take(first, last),
             self.texts and {name: text[first:last] for name, text in self.texts.items()},
-            None if self.costed is None else self.costed[lines],
         )  # fmt: skip
 
 
@@ -196,17 +196,10 @@ def _starts(ids: pa.Array) -> Ints:
     return np.concatenate([[0], np.flatnonzero(changed) + 1, [len(ids)]]).astype(np.int64)
 
 
-def _ints(column: pa.ChunkedArray) -> Ints:
+def _ints(column: pa.ChunkedArray, missing: int = 0) -> Ints:
     if column.null_count:
-        column = column.fill_null(0)
+        column = column.fill_null(missing)
     return np.array(column.to_numpy(), np.int64)  # a copy: Arrow's memory is read-only
-
-
-def _given(column: pa.ChunkedArray) -> npt.NDArray[np.bool_] | None:
-    """Where something is given; None if nowhere."""
-    if column.null_count == len(column):
-        return None
-    return np.asarray(column.is_valid().to_numpy(), np.bool_)
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
@@ -312,3 +305,22 @@ class Store:
     def until(self, moment: int) -> Store:
         """The same store as it was known at `moment`: coverage ends there."""
         return replace(self, coverage_end=min(self.coverage_end, moment))
+
+
+@dataclass(frozen=True)
+class Kept(Store):
+    """A store whose buckets stay in memory once read, for many readers of one small base."""
+
+    read: dict[int, Bucket] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def over(cls, store: Store) -> Kept:
+        """The same store, nothing of it read yet."""
+        return cls(**{one.name: getattr(store, one.name) for one in fields(Store)})
+
+    def bucket(self, index: int) -> Bucket:
+        """Read one bucket the first time it is asked for."""
+        place = self.first_bucket + index
+        if place not in self.read:
+            self.read[place] = super().bucket(index)
+        return self.read[place]

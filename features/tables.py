@@ -64,13 +64,15 @@ def ingest(
     work: Path,
     *,
     progress: Progress | None = None,
+    kinds: str | None = None,
 ) -> Ingested:
     """Read, check and normalise `data` into ``work/orders/bucket-NNN.parquet``.
 
     Lines are sorted by customer (bytewise), time and every further column, missing values first,
     so the same lines give the same files in whatever order they came. With a table of customers,
     ``work/customers/bucket-NNN.parquet`` holds its attributes as text in the same buckets; with one
-    of events, ``work/events/bucket-NNN.parquet`` holds customer_id, ts, kind and value.
+    of events, ``work/events/bucket-NNN.parquet`` holds customer_id, ts, kind and value; with
+    `kinds` only events whose kind holds that pattern, for readers who need no others.
 
     Raises
     ------
@@ -80,7 +82,8 @@ def ingest(
     work.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=".ingest-", dir=work))
     try:
-        done = _Ingest(data, settings, stage, progress or (lambda _stage, _part: None)).run()
+        told = progress or (lambda _stage, _part: None)
+        done = _Ingest(data, settings, stage, told, kinds).run()
         for name in ("orders", "customers", "events", "refused"):
             shutil.rmtree(work / name, ignore_errors=True)
             if (stage / name).exists():
@@ -99,8 +102,11 @@ def local_midnight(day: date, zone: str) -> int:
 class _Ingest:
     """One run over the input, stage by stage."""
 
-    def __init__(self, data: Any, settings: Settings, stage: Path, progress: Progress) -> None:
+    def __init__(
+        self, data: Any, settings: Settings, stage: Path, progress: Progress, kinds: str | None
+    ) -> None:
         self.settings, self.stage, self.progress = settings, stage, progress
+        self.kinds = kinds
         self.tables = formats.tables(data, settings)
         self.files = self.tables["orders"].files
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
@@ -137,7 +143,9 @@ class _Ingest:
                 load(self.con, self.tables[name], self.settings)
         if "events" in self.tables:
             told, aliases = self._telling(self.tables["events"]), "aliases" in self.tables
-            self.events = events.read(self.con, told, self.settings, aliases, self.stage)
+            self.events = events.read(
+                self.con, told, self.settings, aliases, self.stage, self.kinds
+            )
             if self.events.parts > 1:  # so many that memory asks for buckets, however few orders
                 self.work.buckets = BUCKETS
         orders = self.tables["orders"]

@@ -1,8 +1,8 @@
-"""The compiled kernels: order lines to integer columns, columns to window sums, sums to features.
+"""The compiled kernels: integer columns of lines to window sums, sums to features.
 
 The only file with numba. Three steps, each exact:
 
-1. `event_columns` turns each line into a row of integers that add up (1 for a new order, money in
+1. `features.lines` turns each line into a row of integers that add up (1 for a new order, money in
    minor units, days since the order before, "this product for the first time" ...).
 2. For each customer the cutoffs are walked upward, with one pointer at the newest line before the
    cutoff and one per window at its oldest: what enters is added, what leaves is taken away. Integer
@@ -28,7 +28,7 @@ from features.spine import DAY
 
 __all__ = [
     "COLUMNS", "EVENT_PARTS", "EVENT_WINDOWS", "FACTS", "GROUPS", "NO_VALUE", "WINDOWS",
-    "event_columns", "event_features", "features_of", "slots_of", "window_of",
+    "compiled", "event_features", "features_of", "slots_of", "window_of",
 ]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
@@ -39,7 +39,7 @@ WINDOWED: Final = (
     "discount", "quantity", "new_products", "new_categories", "active_months", "cost",
 )  # fmt: skip
 #: Columns that are summed over all time only.
-LIFETIME: Final = ("gap_days", "gap_days_squared", "spend_squared", "spend_whole")
+LIFETIME: Final = ("gap_days", "gap_days_squared", "spend_squared", "spend_whole", "costed")
 COLUMNS: Final = (*WINDOWED, *LIFETIME)
 #: Window length in days -> how many of the columns are summed over it.
 WINDOWS: Final = {30: 13, 90: 13, 180: 13, 365: 13, 730: 13, 275: 2, 455: 2}
@@ -60,7 +60,7 @@ EVENT_PARTS: Final = (
     *(f"[{days}]" for days in EVENT_WINDOWS), "", ".since", ".valued", ".newest",
     f".values[{EVENT_WINDOWS[-1]}]", f".valued[{EVENT_WINDOWS[-1]}]",
 )  # fmt: skip
-NO_VALUE: Final = np.iinfo(np.int64).min  # of an event
+NO_VALUE: Final = np.iinfo(np.int64).min  # of an event, or the cost of a line
 
 TILE: Final = 64
 LOAD, CONST, ADD, SUB, MUL, DIV = (
@@ -91,74 +91,6 @@ def inputs(channels: int, categories: int) -> list[str]:
 def group_sizes(channels: int, categories: int) -> list[int]:
     """Number of slots of each group."""
     return [size or (channels if name == "channel" else categories) for name, size in GROUPS]
-
-
-@compiled(
-    "int64[:,::1](int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],int64[::1],"
-    "int64[::1],int64[::1],int64[::1],int64[::1],int64)"
-)
-def _columns(  # type: ignore[no-untyped-def]
-    starts, day, month, amount, order, product, category, quantity, discount, cost, sizes, unit
-):
-    out = np.zeros((len(day), 17), np.int64)
-    seen_order = np.full(sizes[0], -1, np.int64)
-    seen_product = np.full(sizes[1], -1, np.int64)
-    seen_category = np.full(sizes[2], -1, np.int64)
-    for c in range(len(starts) - 1):
-        last_day = np.int64(-(1 << 40))
-        last_month = last_day
-        for i in range(starts[c], starts[c + 1]):
-            money = amount[i]
-            row = out[i]
-            row[12] = cost[i]
-            if money < 0:
-                row[4] = -money
-                row[5] = 1
-                continue
-            if money == 0:
-                continue
-            row[0] = money
-            row[3] = 1
-            row[6] = discount[i] > 0
-            row[7] = discount[i]
-            row[8] = quantity[i]
-            major = (money + unit // 2) // unit
-            row[15] = major * major
-            row[16] = major
-            if seen_order[order[i]] != c:
-                seen_order[order[i]] = c
-                row[1] = 1
-                if day[i] != last_day:
-                    row[2] = 1
-                    if last_day > -(1 << 39):
-                        gap = day[i] - last_day
-                        row[13] = gap
-                        row[14] = gap * gap
-                    last_day = day[i]
-                if month[i] != last_month:
-                    row[11] = 1
-                    last_month = month[i]
-            if product[i] >= 0 and seen_product[product[i]] != c:
-                seen_product[product[i]] = c
-                row[9] = 1
-            if category[i] >= 0 and seen_category[category[i]] != c:
-                seen_category[category[i]] = c
-                row[10] = 1
-    return out
-
-
-def event_columns(
-    starts: Ints, day: Ints, month: Ints, amount: Ints, order: Ints, product: Ints, category: Ints,
-    quantity: Ints, discount: Ints, cost: Ints, sizes: Ints, unit: int,
-) -> Ints:  # fmt: skip
-    """Integer columns of each line, shape (lines, len(COLUMNS)), rows as in the bucket.
-
-    `order`, `product` and `category` are codes from 0 (-1: not given), `sizes` how many codes of
-    each exist; `unit` is the number of minor units in a major one.
-    """
-    return _columns(  # type: ignore[no-any-return]
-        starts, day, month, amount, order, product, category, quantity, discount, cost, sizes, unit
-    )
 
 
 @compiled(
@@ -381,7 +313,7 @@ def features_of(
     Parameters
     ----------
     starts : (customers + 1,) first line of each customer; lines sorted by time within a customer.
-    columns : from `event_columns`.
+    columns : from `features.lines.event_columns`.
     slots : (lines, groups) slot of each line in each of `GROUPS`, -1 for none.
     sizes : number of channel and category slots.
     spine : ``starts`` (customers + 1,) and, flat, rising within a customer: the cutoffs' instants,

@@ -9,16 +9,16 @@ must not meet a customer there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
+
+import orjson
 
 from features.records import RecordError, path
 
 __all__ = ["JSON", "Problem", "dumped", "problem_of", "refusal"]
 
 JSON: Final = b"application/json"
-ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -54,4 +54,4 @@ def refusal(status: int, kind: str, message: str) -> tuple[int, Headers, bytes]:
 
 def dumped(value: Any) -> bytes:
     """JSON in UTF-8 without spaces; floats as their shortest text, which reads back to the bit."""
-    return ENCODER.encode(value).encode()
+    return orjson.dumps(value)

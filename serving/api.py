@@ -24,17 +24,20 @@ from starlette.routing import Route
 from features.errors import ClvError
 from features.records import RecordError, path
 from serving.answers import Problem, dumped, problem_of
+from serving.desk import is_own
+from serving.guard import App, Receive, Scope, Send
 from serving.loader import Loaded
 from serving.lookup import Lookup
 from serving.metrics import Metrics
 from serving.online import Scorer, scorer_of
 from serving.openapi import document, page
 from serving.protocols import described, infer, invocations
-from serving.schema import Limits, asked, parse
+from serving.schema import Limits, asked, parsed
 
 __all__ = ["Fixed", "Live", "Options", "application"]
 
 Handler = Callable[[Request], Awaitable[Response]]
+PREDICT: Final = "/v1/predict"
 INLINE: Final = 200  # orders and events that are scored without leaving the event loop
 MOST_WARNINGS: Final = 100
 PLAIN: Final = "text/plain; charset=utf-8"
@@ -80,15 +83,17 @@ class Options:
     name: str = "clv"  # of the model in the Open Inference protocol
     metrics: Metrics | None = None
     tokens: bool = False  # whether they are asked for, as the description tells
+    warning: Callable[[], str | None] = lambda: None  # what /health tells beside the model
+    desk: Any = None  # the application of the pages for people, if there is one
 
 
-def application(live: Live, options: Options | None = None) -> Starlette:
+def application(live: Live, options: Options | None = None) -> App:
     """The service around a model."""
-    return _Service(live, options or Options()).app
+    return _Service(live, options or Options())
 
 
 class _Service:
-    """The answers."""
+    """The answers; as an application it answers `PREDICT` itself, and routes what else there is."""
 
     def __init__(self, live: Live, options: Options) -> None:
         self.live, self.options = live, options
@@ -96,12 +101,25 @@ class _Service:
         self.limits = Limits(options.max_customers, options.max_orders, options.max_lines)
         self.lookup = Lookup(options.predictions) if options.predictions else None
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["path"] != PREDICT or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await self._answered(PREDICT, self.predict, request)
+        except Exception as error:
+            await (await self._failed(request, error))(scope, receive, send)
+            raise
+        await response(scope, receive, send)
+
     @cached_property
     def app(self) -> Starlette:
         """Routes, the most asked for first."""
         own = f"/v2/models/{self.options.name}"
         table: list[tuple[str, str, Handler]] = [
-            ("/v1/predict", "POST", self.predict),
+            (PREDICT, "POST", self.predict),
             ("/v1/customers/{customer:path}", "GET", self.customer),
             ("/invocations", "POST", self.invocations),
             ("/ping", "GET", self.ping),
@@ -130,30 +148,36 @@ class _Service:
         })  # fmt: skip
         # A redirect would be built from the caller's own Host header.
         app.router.redirect_slashes = False
+        if self.options.desk is not None:
+            # Asked last, when no route of ours is meant: the pages cost predictions nothing.
+            app.router.default = _desked(self.options.desk, app.router.default)
         return app
 
     def _counted(self, place: str, handler: Handler) -> Handler:
         """The handler with its problems answered and its time counted."""
 
         async def answer(request: Request) -> Response:
-            began = time.perf_counter()
-            try:
-                response = await handler(request)
-            except Problem as problem:
-                response = self._refused(problem)
-            except RecordError as error:
-                response = self._refused(problem_of(error))
-            except ClientDisconnect:
-                return Response(status_code=400)  # nobody is there to read it
-            except ClvError:
-                # Its message tells what came; that stays here.
-                response = self._refused(
-                    Problem(422, "input", "must hold what the model's settings ask for")
-                )
-            self.metrics.answered(place, response.status_code, time.perf_counter() - began)
-            return response
+            return await self._answered(place, handler, request)
 
         return answer
+
+    async def _answered(self, place: str, handler: Handler, request: Request) -> Response:
+        began = time.perf_counter()
+        try:
+            response = await handler(request)
+        except Problem as problem:
+            response = self._refused(problem)
+        except RecordError as error:
+            response = self._refused(problem_of(error))
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
+        except ClvError:
+            # Its message tells what came; that stays here.
+            response = self._refused(
+                Problem(422, "input", "must hold what the model's settings ask for")
+            )
+        self.metrics.answered(place, response.status_code, time.perf_counter() - began)
+        return response
 
     def _refused(self, problem: Problem) -> Response:
         self.metrics.refused(problem.kind)
@@ -184,14 +208,14 @@ class _Service:
         model = scorer.loaded.model
         if len(body) > INLINE * 500:  # to parse alone would hold up the others
             return await asyncio.to_thread(self._predicted, scorer, body)
-        wanted = asked(parse(body), model.settings.business.time_zone, self.limits)
+        wanted = asked(parsed(body), model.settings.business.time_zone, self.limits)
         if wanted.lines > INLINE or wanted.reasons:
             return await asyncio.to_thread(self._predicted, scorer, body)
         return self._predicted(scorer, body, wanted)
 
     def _predicted(self, scorer: Scorer, body: bytes, wanted: Any = None) -> Response:
         model = scorer.loaded.model
-        wanted = wanted or asked(parse(body), model.settings.business.time_zone, self.limits)
+        wanted = wanted or asked(parsed(body), model.settings.business.time_zone, self.limits)
         months = wanted.months or model.settings.horizons.months
         found = scorer.predict(wanted.customers, wanted.as_of, months, wanted.reasons)
         self.metrics.scored(found.predictions, min(months))
@@ -254,6 +278,9 @@ class _Service:
     async def health(self, _: Request) -> Response:
         """Which model serves, and whether a newer one was refused."""
         status = dict(self.live.status())
+        warning = self.options.warning()
+        if warning is not None:
+            status["warning"] = warning
         return _json(status, 200 if status.get("healthy") else 503)
 
     async def reload(self, _: Request) -> Response:
@@ -309,6 +336,16 @@ class _Service:
         }
         text = page(self._document())
         return Response(text, headers=headers, media_type="text/html; charset=utf-8")
+
+
+def _desked(desk: Any, other: Any) -> Any:
+    """The pages for people at their paths, `other` at the rest."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        own = scope["type"] == "http" and is_own(scope["path"])
+        await (desk if own else other)(scope, receive, send)
+
+    return answer
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -12,8 +12,8 @@ and there are at most so many; then the one that was silent the longest gives wa
 The application sees a request when all of it is here, so a slow sender takes nobody's place. An
 answer takes a millisecond of one processor, so they are given one by one, first come, first
 served, with a look at the sockets in between: whoever finds the queue full is told at once, and
-``/health`` waits for one answer at most. The refused are held back a little, which costs nothing
-and keeps those who come again at once from taking the time of those who are served.
+``/health`` waits for one answer at most. Who is refused again is held back a little, which costs
+nothing and keeps those who come again at once from taking the time of those who are served.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["HEAD", "Connection", "Queue", "Server", "configured"]
 
 HEAD: Final = 16 * 1024  # bytes of request line and headers
 UNFINISHED: Final = 32 * 1024 * 1024  # bytes of all bodies together that are still to be completed
-HELD: Final = 0.04  # seconds that a refused caller waits for the refusal, at most
+HELD: Final = 0.036  # seconds that a refused caller waits for the refusal, at most
 SWEEP: Final = 5  # ticks of uvicorn's, each a tenth of a second
 #: A request for a place in the queue whose end is told by one Content-Length and nothing else.
 PLAIN: Final = re.compile(
@@ -111,6 +111,7 @@ class Connection(HttpToolsProtocol):
         self.head = 0  # bytes of it that came, while its headers are not whole
         self.in_head = True
         self.held = False  # whether a refusal is held back
+        self.new = True  # whether nothing was asked of it before
         if len(self.connections) > self.limits.connections:
             silent = [each for each in self.connections if each.silent and each is not self]
             min(silent, key=lambda each: float(each.since), default=self).give_up("connections")
@@ -247,12 +248,15 @@ class Connection(HttpToolsProtocol):
         """Without parsing: who is refused must cost much less than who is served."""
         self._unset_keepalive_if_required()
         self.since, self.owes = self.loop.time(), False
-        self.held = True
-        self.queue.hold(self)
+        if self.new:  # it waited to be taken in; many come at once when a flood begins
+            self.let_go()
+        else:
+            self.held = True
+            self.queue.hold(self)
 
     def let_go(self) -> None:
         """Send the refusal that was held back."""
-        self.held = False
+        self.held = self.new = False
         self.count("busy")
         self.transport.write(answer(503, keep=True))
 
@@ -261,6 +265,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """It is answered; what is still to come of its body has until the same deadline."""
         super().on_response_complete()
+        self.new = False
         if not self.owes:
             self.since = self.loop.time()
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from serving.batch import replacing
 from training.tracking import home
 
-__all__ = ["Lookup", "latest"]
+__all__ = ["Lookup", "latest", "newest"]
 
 ROWS: Final = 16_384  # of a block
 #: Columns of text; other files than CSV tell it themselves.
@@ -71,7 +71,7 @@ class Lookup:
         if time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
-        file = _newest(self._place)
+        file = newest(self._place)
         if file is not None:
             stat = file.stat()
             key = (str(file.absolute()), stat.st_size, stat.st_mtime_ns)
@@ -79,7 +79,8 @@ class Lookup:
                 self._state = (key, _Table(_laid_out(file, key)))
 
 
-def _newest(place: Path) -> Path | None:
+def newest(place: Path) -> Path | None:
+    """The newest table at a place: a file itself, or of a folder in which batches are kept."""
     if place.is_file():
         return place
     files = [(f.parent.name, f.stat().st_mtime_ns, f) for f in place.glob("as_of=*/*.parquet")]

@@ -24,7 +24,7 @@ from serving import prospective
 from serving.loader import Loaded
 from serving.reasons import lines_of
 
-__all__ = ["Answer", "Scorer", "plainly", "scorer_of", "warm"]
+__all__ = ["Answer", "Scorer", "scorer_of", "warm"]
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,8 @@ class Scorer:
     ) -> list[dict[str, Any]]:
         """The predictions table of feature rows, as plain values by row; None where not known."""
         model = self.loaded.model
-        columns = model.columns_of(rows, as_of, months, self.loaded.version)
-        plain = {name: plainly(values) for name, values in columns.items()}
-        if reasons:
-            version = plain.pop("model_version")
-            plain["reasons"] = lines_of(model, rows, as_of, min(months), reasons)
-            plain["model_version"] = version  # last, as in the table
-        names = tuple(plain)
-        return [dict(zip(names, row, strict=True)) for row in zip(*plain.values(), strict=True)]
+        why = lines_of(model, rows, as_of, min(months), reasons) if reasons else None
+        return model.tabled(rows, as_of, months, self.loaded.version).plain(why)
 
     def _require_events(self, customers: Sequence[Mapping[str, Any]]) -> None:
         if not self.catalogue.vocabulary.events:
@@ -148,14 +142,6 @@ def _other(where: Where) -> Note:
 def cutoff(as_of: int, zone: str) -> Cutoffs:
     """One moment of prediction."""
     return Cutoffs.at([as_of], zone)
-
-
-def plainly(values: Any) -> list[Any]:
-    """An array as Python values, None where not a number."""
-    if len(values) == 1:  # one customer is what is asked most
-        value = values.item()
-        return [None if value != value else value]  # noqa: PLR0124
-    return [None if value != value else value for value in values.tolist()]  # noqa: PLR0124
 
 
 def scorer_of(loaded: Loaded) -> Scorer:

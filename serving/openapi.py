@@ -6,7 +6,8 @@ import json
 from html import escape
 from typing import Any, Final
 
-from features.records import NUMBERS, TEXTS
+from features.plain import TEXTS
+from features.records import NUMBERS
 from features.settings import MAX_MONTHS
 from serving.guard import OPEN
 from serving.schema import LONGEST_ID, MOST_REASONS, Limits

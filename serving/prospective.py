@@ -63,12 +63,10 @@ def predict(
             must = "must be given, since the model reads them; [] for none"
             raise RecordError(("customers", i, "events"), "missing_events", must)
     rows = people.prospects(_people(bucket, np.array(which)), cutoff, vocabulary)
-    table = model.prospect_table(rows, as_of, months, loaded.version).astype(object)
-    table = table.where(table.notna(), None)
+    told = None
     if reasons:
         told = lines_of(model, rows, as_of, min(months), reasons, explain_prospects)
-        table.insert(len(table.columns) - 1, "reasons", told)  # before the version, as in a batch
-    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)]
+    return model.tabled_prospects(rows, as_of, months, loaded.version).plain(told)
 
 
 def _people(bucket: Bucket, which: Any) -> People:

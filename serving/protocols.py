@@ -22,8 +22,9 @@ from features.behaviour import Rows
 from features.records import NUMBERS, ORDER, RecordError, only
 from features.settings import MAX_MONTHS
 from serving.answers import Problem
-from serving.online import Scorer, plainly
+from serving.online import Scorer
 from serving.schema import Limits, asked, parse, require_object
+from training.predictions import Predictions
 
 __all__ = ["described", "infer", "invocations"]
 
@@ -220,19 +221,24 @@ def _column(values: Sequence[Any], name: str) -> Floats:
 
 
 def _predicted(values: Floats, scorer: Scorer) -> list[dict[str, Any]]:
-    columns = _columns(values, scorer)
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    found = _found(values, scorer)
+    return [dict(zip(found.names, row, strict=True)) for row in found.rows()]
 
 
 def _columns(values: Floats, scorer: Scorer) -> dict[str, list[Any]]:
+    found = _found(values, scorer)
+    columns = zip(*found.rows(), strict=True)
+    return {name: list(column) for name, column in zip(found.names, columns, strict=True)}
+
+
+def _found(values: Floats, scorer: Scorer) -> Predictions:
     model, n = scorer.loaded.model, len(values)
     rows = Rows(
         np.full(n, "", object), np.arange(n), np.zeros(n, np.int64),
         np.ascontiguousarray(values), scorer.catalogue,
     )  # fmt: skip
     _require_sense(rows)
-    found = model.predict(rows, model.trained_until, MONTHS).columns()
-    return {name: plainly(column) for name, column in found.items()}
+    return model.predict(rows, model.trained_until, MONTHS)
 
 
 def _require_sense(rows: Rows) -> None:

@@ -13,6 +13,8 @@ from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from features.errors import InputError
 from features.exact import clock_time
 from features.records import LAST, RecordError, Where, only
@@ -20,7 +22,7 @@ from features.settings import MAX_MONTHS
 from features.spine import instant
 from serving.answers import Problem
 
-__all__ = ["Asked", "Limits", "asked", "moment", "parse", "require_text"]
+__all__ = ["Asked", "Limits", "asked", "moment", "parse", "parsed", "require_text"]
 
 MOST_REASONS: Final = 50
 LONGEST_ID: Final = 1_000  # characters
@@ -71,6 +73,48 @@ def parse(body: bytes) -> Any:
     return value
 
 
+def parsed(body: bytes) -> Any:
+    """As `parse`, for a request for predictions: quickly, unless strictness takes a second look.
+
+    The quick reader knows no NaN, but takes the last of several equal keys and reads whole numbers
+    beyond 64 bits as doubles. Where the text could hold either it is parsed anew.
+    """
+    try:
+        value = orjson.loads(body)
+    except ValueError:
+        return parse(body)
+    plain = b"\\" not in body and BEYOND not in body.translate(ZEROS)
+    return value if plain and _keys(value) == _named(body) else parse(body)
+
+
+def _named(body: bytes) -> int:
+    """How many keys stand in a JSON text without a backslash, if none has a blank behind it.
+
+    A quotation mark before a colon ends a key, or begins a text of a colon: then there are more.
+    """
+    if any(blank in body for blank in BLANKS):
+        return -1
+    return body.count(b'":')
+
+
+def _keys(value: Any) -> int:
+    """How many keys the objects of a request have, where objects may be."""
+    if type(value) is not dict or type(customers := value.get("customers")) is not list:
+        return -2
+    count = len(value)
+    for customer in customers:
+        if type(customer) is not dict:
+            return -2
+        count += len(customer)
+        for name in ("orders", "events"):
+            rows = customer.get(name) or ()
+            if type(rows) is list and set(map(type, rows)) == {dict}:
+                count += sum(map(len, rows))
+        if type(profile := customer.get("profile")) is dict:
+            count += len(profile)
+    return count
+
+
 class _StrictError(Exception):
     """What JSON's grammar allows and we do not."""
 
@@ -89,6 +133,9 @@ def _finite(text: str) -> float:
     return value
 
 
+BEYOND: Final = b"0" * 19  # digits of the least number beyond 64 bits, all written as 0
+ZEROS: Final = bytes(48 if chr(byte).isdigit() and byte < 128 else byte for byte in range(256))
+BLANKS: Final = (b'" ', b'"\t', b'"\n', b'"\r')
 DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite
 )

@@ -333,20 +333,40 @@ def application(chosen: Serving, live: Live) -> tuple[Any, Any]:
     from serving import lookup
     from serving.api import Options
     from serving.api import application as make
+    from serving.desk.prepared import Source
     from serving.metrics import Metrics
     from training.tracking import home
 
     metrics = Metrics()
     file = chosen.predictions
+    place = lookup.latest(home()) if file == "latest" else Path(file) if file else None
+    source = None if place is None else Source(place, chosen.data or None)
+    if source is not None:
+        source.current()  # begins to work out what there is: the first visitor need not wait
     options = Options(
-        predictions=lookup.latest(home()) if file == "latest" else Path(file) if file else None,
+        predictions=place,
         max_customers=chosen.customers,
         max_orders=chosen.orders,
         max_lines=chosen.lines,
         metrics=metrics,
         tokens=require_tokens(chosen),
+        desk=_desk(chosen, live, metrics, source),
+        warning=source.warning if source else lambda: None,
     )
     return make(live, options), metrics
+
+
+def _desk(chosen: Serving, live: Live, metrics: Any, source: Any) -> Any:
+    """The pages for people; their sessions are signed with a key made of the models' one."""
+    from serving.desk.frame import Desk
+    from serving.desk.routes import application as pages
+    from serving.desk.session import Sessions
+    from serving.tokens import Tokens
+    from training import bundle
+    from training.tracking import home
+
+    tokens = Tokens(home()) if require_tokens(chosen) else None
+    return pages(Desk(live, Sessions(bundle.key(home()), tokens), metrics, source))
 
 
 def _log_plainly() -> None:

@@ -25,8 +25,8 @@ from features.errors import InputError
 
 __all__ = ["ROLES", "Role", "Token", "Tokens", "load", "make", "place", "revoke"]
 
-Role = Literal["read", "admin"]
-ROLES: Final = get_args(Role)
+Role = Literal["read", "export", "admin"]
+ROLES: Final = get_args(Role)  # each may what those before it may
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 LOOK: Final = 1.0  # seconds between two looks at the file
 START: Final = "clv_"  # by which scanners for lost secrets know one
@@ -100,7 +100,9 @@ def make(home: Path, name: str, role: str = "read", days: int | None = None) -> 
             "Call it after who uses it, such as shop."
         )
     if role not in ROLES:
-        raise InputError(f"The role must be {' or '.join(ROLES)}. Got {role!r}. Take one of them.")
+        raise InputError(
+            f"The role must be one of {', '.join(ROLES)}. Got {role!r}. Take one of them."
+        )
     known = load(home)
     if name in [each.name for each in known]:
         raise InputError(
@@ -152,6 +154,12 @@ class Tokens:
         for each in self._known:
             if hmac.compare_digest(each.sha256, given):
                 found = each
+        return None if found is None or found.expired else found
+
+    def named(self, name: str) -> Token | None:
+        """The token of a name, unless it is expired."""
+        self._refresh()
+        found = next((each for each in self._known if each.name == name), None)
         return None if found is None or found.expired else found
 
     def _refresh(self) -> None:

@@ -19,7 +19,7 @@ from training.crosscheck import cross_check
 from training.drivers import Drivers
 from training.intervals import total
 from training.judgement import Judgement
-from training.model import COLD_START
+from training.model import COLD_START, Model
 from training.newcomers import Early
 from training.profit import Best
 from training.run import Trained
@@ -95,6 +95,7 @@ def _sure(test: Judgement) -> list[str]:
         f"Churn calibration error: {calibration['before']['ece']:.3f} before, "
         f"{calibration['after']['ece']:.3f} after",
         _campaign(test.campaign, currency),
+        *([test.margin.sentence(currency)] if test.margin else []),
     ]
     return [*lines, *(f"Out of band: {warning}" for warning in test.warnings())]
 
@@ -200,6 +201,7 @@ def trained(done: Trained) -> str:
             f"Tuned: trial {found['chosen']} of {found['trials']} chosen, its losses "
             f"{found['score']:.4f} times those of the settings as they were (trial 0)"
         )
+    lines.append(_earning(model))
     if model.no_prospects:
         lines.append(f"No model of prospects: {model.no_prospects}")
     names = " and ".join(done.version.aliases) or "registered"
@@ -214,6 +216,22 @@ def trained(done: Trained) -> str:
     where = f"mlflow ui --backend-store-uri sqlite:///{file}" if file else tracking.place()
     lines.append(f"Done in {done.seconds:.0f} s. See runs and plots: {where}")
     return "\n".join(lines)
+
+
+def _earning(model: Model) -> str:
+    """Where the margin of a prediction comes from."""
+    own, share = model.margins, model.settings.business.margin
+    if own is None:
+        return f"Margin: {share:.0%} of revenue, [business] margin; no cost of an order is known"
+    told = f"Margin: learned from the cost of orders, {own.of_all(share):.1%} of revenue on average"
+    if own.between > 0:
+        unit = model.settings.business.currency
+        told += f", a customer's own share counts half at {own.strength:,.0f} {unit} of revenue"
+    if own.covered < 1:
+        told += (
+            f"; {1 - own.covered:.0%} of revenue has none and takes [business] margin, {share:.0%}"
+        )
+    return told
 
 
 def summary(found: Scored, loaded: Loaded) -> dict[str, Any]:

@@ -347,3 +347,90 @@ def at_home(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     few_draws(monkeypatch)
     yield trained
     assert list(elsewhere.iterdir()) == []
+
+
+#: Channels that a spreadsheet must not take for more than their letters.
+ODD_CHANNELS = ("=1+1", "@SUM(A1:A9)", "+cmd|' /C calc'!A0", "https://example.org/?a=1")
+
+
+@pytest.fixture(scope="session")
+def desk(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop with all that a report tells of, and everything that the commands write of it.
+
+    data/ and p.csv; LANGUAGE.xlsx and LANGUAGE.html of four languages, used.json (the words that
+    they took); of.csv, s.csv, v.csv, sums.csv, c.csv, kept/ and t.csv of the other commands. It is
+    to be read, not changed.
+    """
+    return made_once(tmp_path_factory, "desk", lambda folder: report_all(folder, trained))
+
+
+def report_all(folder: Path, trained: Trained) -> None:
+    from features import simulate
+    from serving.views.language import LANGUAGES, Words
+
+    data = Path(shutil.copytree(trained.data, folder / "data"))
+    spend = simulate.bench(400, 1).tables["spend"]
+    odd = dict(zip(sorted(spend["channel"].unique()), ODD_CHANNELS, strict=True))
+    spend.assign(channel=spend["channel"].map(odd)).to_csv(data / "spend.csv", index=False)
+    people, orders = trained.customers, trained.orders
+    people = people.assign(acquisition_channel=people["acquisition_channel"].map(odd))
+    people.to_parquet(data / "customers.parquet")
+    kinds = np.array(["shoes", "books", "<b>toys</b>"], object)
+    orders.assign(category=kinds[np.arange(len(orders)) % 3]).to_parquet(data / "orders.parquet")
+    asked(orders).to_parquet(data / "events.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        use_home(patch, trained.home)
+        p, told = folder / "p.csv", ("--data", data)
+        every = [
+            ("predict", data, "--out", p, "--reasons", 2),
+            ("segments", p, *told, "--out", folder / "s.csv", "--summary", folder / "of.csv"),
+            ("value", data, "--predictions", p, "--out", folder / "v.csv", "--summary",
+             folder / "sums.csv"),
+            ("channels", data, "--predictions", p, "--out", folder / "c.csv"),
+            ("retention", data, "--out", folder / "kept"),
+            ("target", data, "--predictions", p, "--top", 500, "--out", folder / "t.csv"),
+            ("report", data, "--predictions", p, "--out", folder / "en.xlsx"),
+        ]  # fmt: skip
+        for words in every:
+            ran = clv(*words)
+            assert ran.code == 0, ran.err
+        (folder / "said.txt").write_text(ran.out, encoding="utf-8")
+        used, look = set[str](), Words._template
+        patch.setattr(Words, "_template", lambda say, key: (used.add(key), look(say, key))[1])
+        write_views(folder, LANGUAGES)
+        (folder / "used.json").write_text(json.dumps(sorted(used)))
+
+
+def asked(orders: pd.DataFrame) -> pd.DataFrame:
+    """Survey scores of every second customer, and visits, which a report does not tell of."""
+    ids = sorted(orders["customer_id"].unique())[::2]
+    ts = pd.Timestamp("2024-03-01") + pd.to_timedelta(np.arange(len(ids)), "h")
+    scores = pd.DataFrame({"customer_id": ids, "ts": ts, "kind": "nps"})
+    scores = scores.assign(value=np.arange(len(ids)) % 11)
+    return pd.concat([scores, scores.assign(kind="visit", value=np.nan)], ignore_index=True)
+
+
+def write_views(folder: Path, languages: Sequence[str]) -> None:
+    """The workbook and the page in each language, of one and the same report."""
+    from features import campaigns
+    from serving.commands.reports import _scores
+    from serving.decisions import files
+    from serving.decisions.report import report
+    from serving.views import page, workbook
+    from serving.views.language import words
+    from serving.views.pictures import drawings
+    from training.run import find_settings, read
+
+    data = str(folder / "data")
+    settings, table = find_settings(data), files.predictions(folder / "p.csv")
+    paid = campaigns.spend(data, settings)
+    with read(data, settings) as (store, _):
+        made = report(store, table, settings, spend=paid, scores=_scores(None))
+    for language in languages:
+        say = words(language)
+        drawn = drawings(made, say)
+        page.write(made, folder / f"{language}.html", say, drawn=drawn)
+        if not (folder / f"{language}.xlsx").exists():
+            # One picture shows how it stands there; the page has them all.
+            some = {name: drawn[name] for name in ("map",)}
+            workbook.write(made, folder / f"{language}.xlsx", say, drawn=some)

@@ -505,7 +505,7 @@ def test_another_worker_hears_that_it_is_to_look(tmp_path):
 
 def test_the_description_names_every_route_and_its_example_is_answered(app):
     told = ask(app, "GET", "/openapi.json").json
-    routes = {route.path.replace(":path", "") for route in app.routes}
+    routes = {route.path.replace(":path", "") for route in app.app.routes}
     own = {place for place in routes if "{version}" not in place} - {"/openapi.json", "/docs"}
     assert set(told["paths"]) == own
     example = told["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]
@@ -589,7 +589,7 @@ def test_an_unforeseen_refusal_of_ours_tells_nothing_of_what_came():
     live = Strict()
     app = application(live)
     broken = copy.copy(live.loaded.model)
-    object.__setattr__(broken, "columns_of", failing)
+    object.__setattr__(broken, "tabled", failing)
     live.loaded = Loaded(broken, "1")
     found = post(app, "/v1/predict", ASKED)
     assert found.status == 422

@@ -6,6 +6,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,9 @@ def blocks(text: str, language: str = "") -> list[str]:
     return [block for name, block in found if name == language]
 
 
-def commands(program: str) -> list[list[str]]:
-    """Command lines of a program in README's plain blocks, in order, comments left out."""
-    lines = "\n".join(blocks(read("README.md"))).splitlines()
+def commands(program: str, language: str = "") -> list[list[str]]:
+    """Command lines of a program in README's blocks of a language, in order, without comments."""
+    lines = "\n".join(blocks(read("README.md"), language)).splitlines()
     words = [shlex.split(line, comments=True) for line in lines if line.startswith(f"{program} ")]
     return [line[1:] for line in words]
 
@@ -87,6 +88,26 @@ def test_the_commands_of_readme_run_one_after_the_other(desk: Path) -> None:
         ran = clv(*shlex.split(line.replace("VERSION", "2")))
         # The same recipe on the same data is nothing to promote, and the gate says so.
         assert ran.code == (3 if line == "promote VERSION" else 0), (line, ran.err)
+
+
+def test_the_commands_of_readme_for_a_whole_shop_run_one_after_the_other(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, migrated: Path
+) -> None:
+    """All but ``clv serve``, whose lines of README `test_service` starts and asks."""
+    use_home(monkeypatch, new_home(desk / "other", migrated))
+    rng = np.random.default_rng(8)
+    arms = np.repeat(["spring", "none"], 400)
+    before = rng.gamma(2.0, 20.0, 800)
+    spend = (before + rng.normal(0.0, 5.0, 800) + (arms == "spring")).round(2)
+    table = {"mail": arms, "spend": spend, "last_year": before.round(2)}
+    pd.DataFrame(table).to_csv(desk / "experiment.csv", index=False)
+    given = [line for line in commands("clv", "console") if line[0] != "serve"]
+    assert {line[0] for line in given} >= {"channels", "referrals", "report", "measure", "plan"}
+    for line in given:
+        ran = clv(*line)
+        assert ran.code == 0, (line, ran.err)
+        for name in (word for flag, word in pairwise(line) if flag == "--out"):
+            assert (desk / name).stat().st_size > 0
 
 
 def test_the_table_has_the_columns_that_readme_names(desk: Path) -> None:

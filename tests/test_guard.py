@@ -178,7 +178,7 @@ def test_only_a_token_opens(kept: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/predict", "/v1/customers/7", "/invocations", "/metrics",
-                                  "/version", "/docs", "/openapi.json", "/v2/models/clv", "/",
+                                  "/version", "/docs", "/openapi.json", "/v2/models/clv", "/desk",
                                   "/health/", "//health", "/health/../v1/predict", "/admin/reload",
                                   "/none"])  # fmt: skip
 def test_every_path_but_health_needs_one(path: str, kept: dict[str, str]) -> None:

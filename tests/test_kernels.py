@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from features.money import Cashflow
 from training import kernels
@@ -31,24 +32,26 @@ def test_quantiles_between_bins_are_those_of_plain_numpy():
     np.testing.assert_allclose(found, np.interp(0.9, levels, ratios[0]) * value, rtol=1e-12)
 
 
-def test_columns_are_those_of_plain_numpy():
+@pytest.mark.parametrize("own", [False, True])
+def test_columns_are_those_of_plain_numpy(own):
     rng = np.random.default_rng(5)
     n, h, flow = 60, (3, 12, 24), Cashflow(0.4, 0.1, 0.5)
     gross = np.cumsum(rng.gamma(1.0, 9.0, (n, 24)), axis=1)
     orders, churn = np.cumsum(rng.random((n, 3)), axis=1), rng.random((n, 3))
     pace, share, pending = rng.random(n) + 0.1, rng.random(n) / 2, rng.gamma(1.0, 2.0, n)
+    margin = rng.uniform(0.1, 0.9, n) if own else 0.4
     out, drivers = kernels.told(
-        gross, orders, churn, pace, share, pending, flow.margin, flow.weights, flow.costs(h),
+        gross, orders, churn, pace, share, pending, margin, flow.factors, flow.costs(h),
         np.array(h), np.zeros(3), np.array([0.1, 0.2, 0.3]), kernels.NO_SHAPE,
     )  # fmt: skip
     net = gross * (1 - share)[:, None] - pending[:, None]
-    monthly = np.diff(net, axis=1, prepend=0.0) * 0.4
+    monthly = (np.diff(net, axis=1, prepend=0.0).T * margin).T
     worth = monthly * 1.1 ** (-(np.arange(24) + 0.5) / 12)
     for j, months in enumerate(h):
         cost = sum(0.5 * 1.1 ** (-(m + 0.5) / 12) for m in range(months))
         told = dict(zip(kernels.TOLD, out[j], strict=True))
         np.testing.assert_allclose(told["revenue"], net[:, months - 1], rtol=1e-12)
-        np.testing.assert_allclose(told["margin"], 0.4 * net[:, months - 1], rtol=1e-12)
+        np.testing.assert_allclose(told["margin"], margin * net[:, months - 1], rtol=1e-12)
         np.testing.assert_allclose(told["retention_cost"], cost, rtol=1e-12)
         np.testing.assert_allclose(told["clv"], worth[:, :months].sum(axis=1) - cost, rtol=1e-11)
         np.testing.assert_array_equal(told["orders"], orders[:, j])
@@ -63,7 +66,7 @@ def test_without_orders_there_is_no_value_of_one():
     flow = Cashflow(1.0, 0.0, 0.0)
     out, drivers = kernels.told(
         zero, zero[:, :1], zero[:, :1] + 1.0, np.zeros(1), np.zeros(1), np.zeros(1), 1.0,
-        flow.weights, flow.costs((12,)), np.array([12]), np.zeros(1), np.zeros(1),
+        flow.factors, flow.costs((12,)), np.array([12]), np.zeros(1), np.zeros(1),
         kernels.NO_SHAPE,
     )  # fmt: skip
     assert drivers.ravel().tolist() == [0.0, 0.0]

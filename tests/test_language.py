@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,12 @@ from test_commands import columns
 from test_sentences import FEATURES, OWN
 
 from features.errors import InputError
-from serving.decisions import group_words, rfm, segments
+from serving.decisions import group_words, journeys, rfm, segments
+from serving.decisions.report import PARTS
+from serving.views import shown
 from serving.views.language import LANGUAGES, Template, slug, words
 from serving.views.sentences import key_of
-from training import charts, grid, plots, portraits
+from training import charts, curves, grid, plots, portraits, slices
 
 ROOT = Path(__file__).parents[1]
 LOCALES = {"en": "en_GB", "de": "de", "hu": "hu", "nl": "nl"}
@@ -25,10 +29,12 @@ DAYS = {"en": "d MMM y", "de": "dd.MM.y", "hu": "y. MM. dd.", "nl": "dd-MM-y"}
 PICTURES = {
     "matrix": portraits.MatrixLabels, "spread": portraits.SpreadLabels,
     "map": portraits.MapLabels, "channels": portraits.ChannelLabels,
-    "tracking": plots.TrackingLabels, "heat": charts.HeatLabels,
+    "tracking": plots.TrackingLabels, "heat": charts.HeatLabels, "deciles": curves.DecileLabels,
+    "gain": curves.GainLabels, "calibration": curves.CalibrationLabels,
 }  # fmt: skip
-#: Words that only the workbook reads.
-WORKBOOK = "workbook"
+#: Sections whose keys stand in the code in full, as f"section.{name}" or as a name alone.
+PLAIN = ("form", "units", "time", "explain", "parted", "notes", "missing", "periods", "values",
+         "workbook")  # fmt: skip
 
 
 def keys(section: str) -> set[str]:
@@ -38,14 +44,15 @@ def keys(section: str) -> set[str]:
             key.startswith(head)}  # fmt: skip
 
 
-def literals() -> set[str]:
+@cache
+def literals() -> frozenset[str]:
     """Every text that stands in the code of serving; of texts with holes, what is fixed."""
     found: set[str] = set()
     for path in (ROOT / "serving").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         found |= {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and
                   isinstance(n.value, str)}  # fmt: skip
-    return found
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -98,26 +105,49 @@ def test_segments_are_those_that_there_are_and_english_is_that_of_the_tables() -
 
 def test_labels_of_pictures_are_their_fields_and_english_is_their_default() -> None:
     assert {key.split(".")[0] for key in keys("pictures")} == set(PICTURES)
+    assert set(PICTURES) <= literals()
     for part, kind in PICTURES.items():
         assert words("en").labels(part, kind) == kind()
         assert words("hu").labels(part, kind) != kind()
 
 
-def test_no_other_words_are_unused() -> None:
+#: Keys that the code puts together from names of data, and where these come from.
+EVIDENCE = ("full", "extrapolated", "thin", "cold_start")
+NAMED = {
+    "values": {
+        *slices.STANDARD[1:], slices.FIRST_CHANNEL, "treatment", "control", *EVIDENCE,
+        *map(slug, shown.METHODS), "up_to", "above",
+    },
+    "periods": set(journeys.PERIODS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("section", PLAIN)
+def test_no_other_words_are_unused(section: str) -> None:
     found = literals()
-    for section in ("form", "units", "time", "explain", "parted"):
-        for key in keys(section):
-            # Notes and files are chosen by their name.
-            assert f"{section}.{key}" in found, f"{section}.{key}"
-    assert keys("heads") <= found
-    assert keys("calendar") == {
-        "months", "short", "weekdays", "dayparts", "dayparts_when", "quarters",
-    }  # fmt: skip
-    told = {key.split(".")[0] for key in {**words("en").templates, **words("en").lists}}
-    assert told == {
-        "name", "form", "calendar", "segments", "steps", "families", "units", "time", "reasons",
-        "explain", "parted", "heads", "pictures", "columns", "ends", WORKBOOK,
-    }  # fmt: skip
+    for key in keys(section):
+        kind, _, name = key.partition(".")
+        whole = f"{section}.{key}" in found or key in found
+        # The words of a sheet are asked for by its name: sheet.sales, lead.sales, do.sales.
+        parted = section == "workbook" and kind in ("sheet", "lead", "do") and name in found
+        by_part = section == "missing" and key in PARTS
+        assert whole or parted or by_part or key in NAMED.get(section, ()), key
+
+
+def test_no_words_are_missing() -> None:
+    """Each text in the code that looks like a key is one, or the start of one."""
+    every = {**words("en").templates, **words("en").lists}
+    sections = {key.partition(".")[0] for key in every} - {"name"}
+    assert sections >= {*PLAIN, "pictures", "columns", "ends", "heads", "segments", "steps"}
+    looks = re.compile(rf"({'|'.join(sorted(sections))})\.[a-z_.]*")
+    asked = {text for text in literals() if looks.fullmatch(text) and not text.endswith(".html")}
+    assert len(asked) > 60
+    for text in asked:
+        begins = text.endswith((".", "_")) and any(key.startswith(text) for key in every)
+        assert text in every or begins, text
+    parts = {text for text in literals() if re.fullmatch(r"(part|chart)\.[a-z]+", text)}
+    assert parts == {k for k in keys("workbook") if k.startswith(("part.", "chart."))}
+    assert keys("columns") >= {"segment", "cohort"}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -59,9 +59,10 @@ def test_signups_spend_and_values_are_the_naive_ones() -> None:
 
     worth = acquisition.values(store, people, predictions(), 12, until, 0.4)
     recent = table[table["acquired_at"] >= "2025-07-01"]
-    alias = found["orders"].groupby("customer_id")["amount"].sum()
+    left = found["orders"]["amount"] - found["orders"]["cost"]
+    alias = left.groupby(found["orders"]["customer_id"]).sum()
     ahead = predictions().set_index("customer_id")["clv_12m"]
-    own = recent["customer_id"].map(alias).fillna(0) * 0.4
+    own = recent["customer_id"].map(alias).fillna(0)
     own += recent["customer_id"].map(ahead).fillna(0)
     by = own.groupby(recent["acquisition_channel"])
     told = worth.set_index("channel")

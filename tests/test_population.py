@@ -39,7 +39,7 @@ def population() -> Population:
 
 
 def test_it_is_the_mean_of_the_customers() -> None:
-    one = population().predict([24, 3, 12], model().newcomer.flow())
+    one = population().predict([24, 3, 12], model().newcomer.cashflow)
     assert one.months == (3, 12, 24)
     for j, h in enumerate(one.months):
         assert one.revenue(h)[0] == pytest.approx(found().revenue(h).mean(), rel=1e-9)
@@ -57,7 +57,7 @@ def test_its_interval_is_that_of_a_customer_drawn_at_random() -> None:
     h = own.months
     known = found().value(h), found().orders[:, h - 1], found().churn[:, h - 1]
     pool = np.concatenate([own.quantile(float(p), *known, h) for p in LEVELS])
-    one = population().predict([h], model().newcomer.flow()).columns()
+    one = population().predict([h], model().newcomer.cashflow).columns()
     less = model().settings.business
     cost = sum(less.retention_cost / (1 + less.discount_rate) ** ((m - 0.5) / 12)
                for m in range(1, h + 1)) + found().pending_value.mean()  # fmt: skip

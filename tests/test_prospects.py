@@ -532,7 +532,7 @@ def test_the_reasons_of_prospects_add_up(months: int):
 def test_the_reasons_of_prospects_by_hand():
     """One member after the other: the logit of no order through the months, then the value."""
     rows, told = waiting()
-    plain, flow = own().uncorrected(), model().newcomer.flow()
+    plain, flow = own().uncorrected(), model().newcomer.cashflow
     start = plain.predict(rows, T, [12], model().newcomer).value(12)
     assert np.allclose(told.parts[:, 0], start, rtol=1e-9)
     X = np.column_stack([rows.column(name) for name in own().columns])

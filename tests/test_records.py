@@ -8,7 +8,7 @@ import pytest
 from conftest import bucket as bucket_of_lines
 from conftest import history
 
-from features import records, rules
+from features import plain, records, rules, windows
 from features.exact import clock_time, finer, scaled
 from features.records import RecordError, read
 from features.settings import Settings, parse
@@ -77,28 +77,89 @@ def test_local_days_and_hours_are_those_of_files_also_where_clocks_change(zone):
     assert sorted(found) == sorted(duckdb.execute(query, [texts]).fetchall())
 
 
+def carefully(customers: list[dict], settings: Settings) -> plain.Lines:
+    """As the rules have it, line by line."""
+    reader = records._Reader(settings, ("customers",))
+    return plain.in_order(reader._carefully(customers), reader.form.drop_copies)
+
+
+def quickly(customers: list[dict], settings: Settings) -> plain.Lines | None:
+    return plain.read(customers, records._Reader(settings, ("customers",)).form)
+
+
+def same(mine: plain.Lines, theirs: plain.Lines) -> bool:
+    return (
+        np.array_equal(mine.starts, theirs.starts)
+        and np.array_equal(mine.numbers, theirs.numbers)
+        and [list(x) for x in mine.texts] == [list(x) for x in theirs.texts]
+    )
+
+
 @pytest.mark.parametrize("zone", ZONES)
 def test_plain_orders_read_quickly_are_those_read_with_care(zone):
     """Whatever the quick way takes, it takes as the careful one; what it does not, that one has."""
     rng, settings = random.Random(5), parse({"business": {"time_zone": zone}})
     hours = (datetime(2024, 1, 1) + timedelta(hours=11 * k) for k in range(900))
-    texts = [*times(rng, 500), *(f"{hour}" for hour in hours), "1970-01-01", "2099-12-31"]
-    amounts = [1, 10.0, 19.99, -0.005, 0.1 + 0.2, 1e17, 1e400, float("nan"), 10**20, True, "5"]
+    days = (datetime(1968, 1, 1) + timedelta(days=97 * k) for k in range(510))
+    texts = [*times(rng, 500), *(f"{hour}" for hour in hours), *(f"{day:%Y-%m-%d}" for day in days)]
+    texts += ["1970-01-01", "2099-12-31", "2000-02-29", "1900-02-29", "2024-04-31", "2024-01-01\0"]
+    texts += ["2024-01-01T24:00:00", "2024-01-01T10:0a:00", "2024-01-01\u0661\u0661"]
+    amounts = [1, 10.0, 19.99, -0.005, 0.1 + 0.2, 1e17, 1e400, float("nan"), 10**20, 10**400, True,
+               "5", -3.5, 0, None]  # fmt: skip
     quick = 0
     for text in texts:
         order = {"order_ts": text, "amount": rng.choice(amounts)}
         if rng.random() < 0.5:
-            order |= {"order_id": rng.choice(["a", "", None]), "channel": rng.choice(["web", 1])}
-        reader = records._Reader(settings, ("customers",))
-        found = reader._quick(order)
+            order |= {
+                "order_id": rng.choice(["a", "", None]),
+                "channel": rng.choice(["web", 1, []]),
+            }
+        if rng.random() < 0.2:
+            name = rng.choice(["quantity", "discount", "cost", "currency", "margin_rate", "x"])
+            order[name] = rng.choice([1, 2.5, -1.25, 0.0005, 1e300, None, "EUR", "1", True, [], {}])
+        customers = [{"customer_id": "a", "orders": [order]}]
+        found = quickly(customers, settings)
         if found is not None:
             quick += 1
-            assert reader.naive["orders"]
-            assert found == records._Reader(settings, ("customers",))._line(order, 0, 0), order
-    assert quick > 100
-    reader = records._Reader(settings, ("customers",))
-    reader.naive["orders"] = False
-    assert reader._quick({"order_ts": "2024-01-01", "amount": 1.0}) is None
+            assert same(found, carefully(customers, settings)), order
+    assert quick > 200
+
+
+@pytest.mark.parametrize("drop", ["drop", "keep"])
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_whole_requests_read_quickly_are_those_read_with_care(zone, drop):
+    """Customers in one pass: unsorted, lines at one instant, copies, days of clock change."""
+    settings = parse({"business": {"time_zone": zone}, "orders": {"duplicates": drop}})
+    rng, quick = random.Random(6), 0
+    for k in range(200):
+        customers = []
+        for i in range(rng.randint(1, 5)):
+            near = datetime(2024, rng.choice([3, 6, 10]), 28)
+            steps = 3 if k % 2 else 10**6  # few instants, or hardly ever the same one
+            orders = [
+                {"order_ts": f"{near + timedelta(minutes=7 * rng.randrange(steps))}",
+                 "amount": rng.choice([1, 19.99, 5.5, -2.25])}
+                for _ in range(rng.randint(1, 6))
+            ]  # fmt: skip
+            for order in orders:
+                if rng.random() < 0.7:
+                    order["product_id"] = rng.choice(["p", "q", "\u00e9", None])
+                if k % 3 == 0 and rng.random() < 0.7:
+                    order |= {"quantity": rng.choice([1, 2.5, None]), "cost": 1.25, "discount": 0.5}
+            customers.append({"customer_id": f"{i}", "orders": [*orders, *orders[:1]]})
+        found = quickly(customers, settings)
+        quick += found is not None
+        assert same(found, carefully(customers, settings))
+    assert quick == 200
+
+
+def test_a_number_finer_than_money_is_left_to_the_careful_way():
+    settings = Settings()
+    order = {"order_ts": "2024-01-01", "amount": 1.0}
+    for more in ({"amount": 1.005}, {"discount": -1}, {"cost": 0.001}, {"quantity": 0.0001}):
+        customers = [{"customer_id": "a", "orders": [order, order | more]}]
+        assert quickly(customers, settings) is None
+        assert read(customers, settings).bucket.starts.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("digits", [0, 2, 3])
@@ -123,7 +184,7 @@ def test_numbers_are_rounded_as_the_rules_of_files_round_them(digits):
             assert mine == theirs or (theirs is None and abs(mine) >= 10**15), text
 
 
-def plain(frame: pd.DataFrame) -> list[dict]:
+def recorded(frame: pd.DataFrame) -> list[dict]:
     """Lines in the units of the store as records of a request."""
     found = []
     for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
@@ -139,7 +200,7 @@ def test_a_bucket_of_records_is_the_bucket_of_a_file():
     lines = history(5, marks=[instant("2022-07-01", "UTC")])
     made, expected = {}, bucket_of_lines(lines)
     for name, some in lines.sample(frac=1, random_state=1).groupby("customer_id"):
-        made[name] = {"customer_id": name, "orders": plain(some)}
+        made[name] = {"customer_id": name, "orders": recorded(some)}
     found = read([made[name] for name in expected.ids], Settings()).bucket
     assert found.ids.tolist() == expected.ids.tolist()
     for name in ("starts", "ts", "day", "hour", "amount", "columns", "acquired"):
@@ -191,7 +252,7 @@ def test_the_last_and_the_first_moment_are_taken():
 def test_optional_numbers_beyond_the_store_are_left_out_and_noted():
     found = one(quantity=1e16, discount=-2.345, margin_rate=0.25)
     assert [note.rule for note in found.notes] == ["unreadable_optional", "negative_discount"]
-    quantity, discount, cost = (records.windows.COLUMNS.index(n) for n in
+    quantity, discount, cost = (windows.COLUMNS.index(n) for n in
                                 ("quantity", "discount", "cost"))  # fmt: skip
     row = found.bucket.columns[0]
     assert (row[quantity], row[discount], row[cost]) == (0, 235, 750)

@@ -66,7 +66,8 @@ def test_columns_against_plain_loops(lines):
 
     for row in rows:
         who, amount, day = row["customer_id"], row["amount"], row["day"]
-        found = dict.fromkeys(COLUMNS, 0) | {"cost": row["cost"] or 0}
+        known = 0 if row["cost"] is None else amount
+        found = dict.fromkeys(COLUMNS, 0) | {"cost": row["cost"] or 0, "costed": known}
         if amount < 0:
             found |= {"refunds": -amount, "refund_lines": 1}
         if amount > 0:

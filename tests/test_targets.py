@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 import tempfile
+import tracemalloc
 import zipfile
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from features.settings import Settings
 from features.spine import text
 from features.store import Store
 from serving.decisions import files, targets, winback
+from serving.decisions.known import OfStore
 from serving.decisions.targets import Gain
 from training.rehearsal import Rehearsal
 
@@ -156,6 +159,24 @@ def test_a_budget_is_never_passed_and_nearly_spent() -> None:
         assert 50 - 2 * 0.7 <= made.cost <= 50
 
 
+@pytest.mark.parametrize("control", [0.0, 0.1, 1 / 3, 0.9])
+def test_a_budget_pays_for_the_longest_list_there_is(control: float) -> None:
+    def naive(budget: float, cost: float, most: int) -> int:
+        paid = Fraction(budget) / Fraction(cost) + Fraction(1e-9)
+        fits = (n for n in range(most + 1) if n - math.floor(n * control) <= math.floor(paid))
+        return min(max(fits), math.floor(math.floor(paid) / (1 - control)))
+
+    for budget in (0.5, 7.0, 33.3, 1e3):
+        for most in (1, 20, 300):
+            assert targets._affordable(budget, 0.7, control, most) == naive(budget, 0.7, most)
+
+
+def test_no_budget_takes_longer_than_there_are_customers() -> None:
+    # Counted down from what the budget pays, the first would take days.
+    for budget, cost, control in ((1e11, 0.01, 1 - 2**-53), (1e12, 5e-324, 0.9), (1e12, 1e-9, 0.5)):
+        assert targets._affordable(budget, cost, control, 1_000) == 1_000
+
+
 def test_the_control_is_fair_stratified_and_deterministic() -> None:
     ids = predictions()["customer_id"].to_numpy(object)
     layer = np.arange(N) * 5 // N
@@ -191,6 +212,7 @@ def test_rows_in_any_order_give_the_same_list() -> None:
         ({"top": 5, "budget": 1.0}, "Got both"),
         ({"top": 0}, "--top must be 1 or more"),
         ({"top": 5, "control": 1.0}, "--control must be a share"),
+        ({"top": 5, "control": 0.901}, "--control must be a share from 0 to 0.9"),
         ({"budget": 5.0, "cost": 0.0}, "--offer-cost above 0"),
         ({"top": 5, "cost": -1.0}, "--offer-cost must be money"),
         ({"top": 5, "cost": 1e6}, "Somebody must be left"),
@@ -272,6 +294,61 @@ def test_the_same_list_has_the_same_bytes(desk: Path, tmp_path: Path) -> None:
     assert sheet.count("<row ") == 31
 
 
+def _inside(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The columns of a worksheet as they are laid out, and its cells as text."""
+    with zipfile.ZipFile(path) as book:
+        sheet = book.read("xl/worksheets/sheet1.xml").decode()
+        texts = [book.read(name).decode() for name in book.namelist() if "sharedStrings" in name]
+    shared = re.findall(r"<t[^>]*>([^<]*)</t>", "".join(texts))
+    rows = []
+    for row in re.findall(r"<row [^>]*>(.*?)</row>", sheet):
+        cells = re.findall(r'<c r="([A-Z]+)\d+"( s="1")?( t="\w+")?>(.*?)</c>', row)
+        texts = [re.sub("<[^>]*>", "", inner) for *_, inner in cells]
+        texts = [
+            shared[int(text)] if "s" in kind.split('"') else text
+            for (*_, kind, _), text in zip(cells, texts, strict=True)
+        ]
+        rows.append(
+            [f"{at}{bold} {text}" for (at, bold, *_), text in zip(cells, texts, strict=True)]
+        )
+    return re.findall(r"<(?:col|pane) [^>]*>", sheet), rows
+
+
+def test_a_large_worksheet_is_that_of_a_small_one_in_less_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = predictions(6_000)[["customer_id", "as_of", "churn_12m", "clv_12m"]].copy()
+    table.insert(
+        1, "text", np.array(["=1+1", None, "a long text " * 9, "  x"])[np.arange(6_000) % 4]
+    )
+    table["flag"] = np.arange(6_000) % 2 == 0
+    monkeypatch.setattr(files, "BLOCK", 500)
+    peaks = []
+    for name, many in (("small.xlsx", 10**9), ("large.xlsx", 100)):
+        monkeypatch.setattr(files, "MANY", many)
+        tracemalloc.start()
+        files.write(table, tmp_path / name)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert _inside(tmp_path / "small.xlsx") == _inside(tmp_path / "large.xlsx")
+    assert len(_inside(tmp_path / "large.xlsx")[1]) == 6_001
+    assert peaks[1] < peaks[0] / 2
+
+
+@pytest.mark.parametrize("many", [0, 10**9])
+def test_a_worksheet_on_a_full_disk_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "MANY", many)
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    with pytest.raises(InputError, match=r"l\.xlsx: No space left on device"):
+        files.write(predictions(), tmp_path / "l.xlsx")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -345,8 +422,9 @@ def test_consent_is_yes_or_no() -> None:
     store = Store.of(tables.ingest({"orders": orders(), "customers": people}, Settings(),
                                    Path(tempfile.mkdtemp())))  # fmt: skip
     with pytest.raises(InputError, match=r"consent_email: must be true or false. Got 'perhaps'"):
-        targets.consenting(store, ["0001"], "email")
-    got = targets.consenting(store, ["0001", "0000", "nobody"], "ads")
+        targets.consenting(OfStore(store, pd.Series(["0001"]), "2025-01-01"), "email")
+    some = OfStore(store, pd.Series(["0001", "0000", "nobody"]), "2025-01-01")
+    got = targets.consenting(some, "ads")
     assert got.tolist() == [False, True, False]
 
 

@@ -140,7 +140,7 @@ def test_the_command_makes_lists_and_revokes(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(("shop",), "taken"), (("a/b",), "letters"), (("x", "--role", "god"), "read or admin"),
+    [(("shop",), "taken"), (("a/b",), "letters"), (("x", "--role", "god"), "read, export, admin"),
      (("none", "--revoke"), "one of: shop"), (("x", "--days", "0"), "days")],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_line(words: tuple[str, ...], said: str, home: Path) -> None:

@@ -8,28 +8,27 @@ import re
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from csv import QUOTE_ALL
+from datetime import date
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
+from conftest import ODD_CHANNELS as CHANNELS
 from conftest import Trained, clv, use_home
-from reading import Page, shown
 
-from features import simulate
 from features.errors import InputError
 from serving.decisions import files
 from serving.decisions.report import require_size
-from serving.views import cells, labels
+from serving.views import cells, language
 from serving.views.cells import Part, Sheet
 from training import registry
 from training.compared import OURS
 
+SAY = language.words("en")
 SPACE = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
-#: Channels that a spreadsheet must not take for more than their letters.
-CHANNELS = ("=1+1", "@SUM(A1:A9)", "+cmd|' /C calc'!A0", "https://example.org/?a=1")
 PAYLOADS = (
     "=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1+1", "\r=1+1", "\x00=1+1", "\uff1d1+1", "|calc",
     '=HYPERLINK("https://example.org")', "https://example.org", "mailto:a@example.org",
@@ -37,6 +36,8 @@ PAYLOADS = (
 )  # fmt: skip
 SHEETS = ["Key figures", "Product", "Customer experience", "Marketing", "Sales", "Segments",
           "Channels", "Cohorts", "Target list", "Model quality", "Customers"]  # fmt: skip
+#: Names of files and how a reader of English meets them.
+ARMS = {"treatment": "contact", "all": "All", "cold_start": "no order yet"}
 Rows = dict[int, list[object]]
 
 
@@ -86,6 +87,13 @@ def table(rows: Rows, title: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(found, columns=names, dtype=object)
 
 
+def side_by_side(rows: Rows, *names: str) -> pd.DataFrame:
+    """A table that stands in parts below one another, the first column in each."""
+    parts = [table(rows, SAY(f"workbook.part.{name}")) for name in names]
+    assert all(part.iloc[:, 0].tolist() == parts[0].iloc[:, 0].tolist() for part in parts)
+    return pd.concat([parts[0], *(part.iloc[:, 1:] for part in parts[1:])], axis=1)
+
+
 def told(path: Path) -> pd.DataFrame:
     """A file of a command with its text as it was before it was made safe for CSV."""
     frame = pd.read_csv(path, dtype={"customer_id": str}, keep_default_na=False, na_values=[""])
@@ -97,11 +105,19 @@ def same(own: pd.DataFrame, expected: pd.DataFrame, near: float = 0.0) -> int:
     assert len(own) == len(expected)
     count = 0
     for column in expected:
-        heading = labels.heading(str(column))
+        heading = SAY.heading(str(column))
         for cell, theirs in zip(own[heading], expected[column], strict=True):
-            close(cell, theirs, near)
+            known = ARMS.get(theirs, theirs) if column in ("arm", "evidence", "cohort") else theirs
+            close(cell, day(known) if column == "next_order_on" else known, near)
             count += 1
     return count
+
+
+def day(text: object) -> object:
+    """The number that a spreadsheet keeps of a day."""
+    if not isinstance(text, str):
+        return text
+    return float((date.fromisoformat(text) - date(1899, 12, 30)).days)
 
 
 def close(cell: object, expected: object, near: float = 0.0) -> None:
@@ -114,30 +130,14 @@ def close(cell: object, expected: object, near: float = 0.0) -> None:
         assert cell == pytest.approx(expected, rel=1e-15, abs=near)
 
 
-@pytest.fixture(scope="module")
-def desk(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A shop with spend and channels of odd names, its predictions, and its workbook."""
-    folder = tmp_path_factory.mktemp("desk")
-    data = Path(shutil.copytree(trained.data, folder / "data"))
-    spend = simulate.bench(400, 1).tables["spend"]
-    odd = dict(zip(sorted(spend["channel"].unique()), CHANNELS, strict=True))
-    spend.assign(channel=spend["channel"].map(odd)).to_csv(data / "spend.csv", index=False)
-    people = trained.customers
-    people = people.assign(acquisition_channel=people["acquisition_channel"].map(odd))
-    people.to_parquet(data / "customers.parquet")
-    with pytest.MonkeyPatch.context() as patch:
-        use_home(patch, trained.home)
-        ran = clv("predict", data, "--out", folder / "p.csv", "--reasons", 2)
-        assert ran.code == 0, ran.err
-        ran = clv("report", data, "--predictions", folder / "p.csv", "--out", folder / "clv.xlsx")
-        assert ran.code == 0, ran.err
-        (folder / "said.txt").write_text(ran.out, encoding="utf-8")
-        yield folder
+@pytest.fixture(autouse=True)
+def home(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_home(monkeypatch, trained.home)
 
 
 @pytest.fixture(scope="module")
 def sheets(desk: Path) -> dict[str, Rows]:
-    return book(desk / "clv.xlsx")
+    return book(desk / "en.xlsx")
 
 
 def run(desk: Path, *words: object) -> None:
@@ -148,13 +148,11 @@ def run(desk: Path, *words: object) -> None:
 def test_segments_and_customers_are_those_of_their_commands(
     desk: Path, sheets: dict[str, Rows]
 ) -> None:
-    data, p = desk / "data", desk / "p.csv"
-    run(desk, "segments", p, "--data", data, "--out", desk / "s.csv", "--summary", desk / "of.csv")
-    run(desk, "value", data, "--predictions", p, "--out", desk / "v.csv", "--summary",
-        desk / "sums.csv")  # fmt: skip
+    p = desk / "p.csv"
     segments = told(desk / "of.csv")
     for sheet in ("Segments", "Key figures"):
-        assert same(table(sheets[sheet], "Segments"), segments.drop(columns="next_step")) > 50
+        whole = side_by_side(sheets[sheet], "segments", "drivers")
+        assert same(whole, segments.drop(columns="next_step")) > 50
     steps = table(sheets["Marketing"], "What to do with each segment")
     rest = segments[segments["segment"] != "All"]
     same(steps, rest[["segment", "customers", "clv_3m", "next_step"]])
@@ -174,10 +172,10 @@ def test_segments_and_customers_are_those_of_their_commands(
     sums = told(desk / "sums.csv").iloc[0]
     for name in ("customers", "prospects", "past_orders", "past_revenue", "past_margin",
                  "keep_at_most_3m", "win_at_most_3m"):  # fmt: skip
-        close(figures[labels.heading(name)], sums[name])
+        close(figures[SAY.heading(name)], sums[name])
     every = segments.iloc[-1]
     for name in ("clv_3m", "clv_3m_per_customer", "churn_3m"):
-        close(figures[labels.heading(name)], every[name])
+        close(figures[SAY.heading(name)], every[name])
 
 
 def test_readers_see_rows_of_the_whole_table(desk: Path, sheets: dict[str, Rows]) -> None:
@@ -194,13 +192,9 @@ def test_readers_see_rows_of_the_whole_table(desk: Path, sheets: dict[str, Rows]
 
 
 def test_channels_are_those_of_the_command(desk: Path, sheets: dict[str, Rows]) -> None:
-    run(desk, "channels", desk / "data", "--predictions", desk / "p.csv", "--out", desk / "c.csv")
     expected = told(desk / "c.csv").drop(columns="cohort")
     assert set(expected["channel"]) == {*CHANNELS, "All"}
-    titles = [labels.text(f"part.{name}") for name in ("channels", "ltv", "return", "ahead")]
-    parts = [table(sheets["Channels"], title) for title in titles]
-    assert all(list(part["Channel"]) == list(expected["channel"]) for part in parts)
-    whole = pd.concat([parts[0], *(part.iloc[:, 1:] for part in parts[1:])], axis=1)
+    whole = side_by_side(sheets["Channels"], "channels", "ltv", "return", "ahead", "again")
     assert whole.shape == expected.shape
     assert same(whole, expected) > 150
     brief = table(sheets["Marketing"], "What a customer costs and brings")
@@ -210,28 +204,25 @@ def test_channels_are_those_of_the_command(desk: Path, sheets: dict[str, Rows]) 
 def test_retention_and_cohorts_are_those_of_the_command(
     desk: Path, sheets: dict[str, Rows]
 ) -> None:
-    run(desk, "retention", desk / "data", "--out", desk / "kept")
     cohorts = told(desk / "kept/cohorts.csv")
     own, every = cohorts[cohorts["cohort"] != "all"], cohorts[cohorts["cohort"] == "all"]
     # The command writes six digits behind the point.
     near = 6e-7
-    assert same(table(sheets["Cohorts"], labels.text("part.cohorts")), cohorts, near) > 100
+    assert same(table(sheets["Cohorts"], SAY("workbook.part.cohorts")), cohorts, near) > 100
     for sheet in ("Cohorts", "Product"):
-        same(table(sheets[sheet], labels.text("part.all")), every.drop(columns="cohort"), near)
-    grid = table(sheets["Cohorts"], labels.text("part.active"))
+        same(table(sheets[sheet], SAY("workbook.part.all")), every.drop(columns="cohort"), near)
+    grid = table(sheets["Cohorts"], SAY("workbook.part.active"))
     pairs = {(row.cohort, str(row.since)): row.active for row in own.itertuples()}
     for row in grid.to_dict("records"):
         for since, active in list(row.items())[1:]:
             known = pairs.get((row["Cohort"], since))
             assert active == (None if known is None else pytest.approx(known, abs=near))
     channels = told(desk / "kept/channels.csv")
-    parts = [table(sheets["Channels"], labels.text(f"part.{n}")) for n in ("retention", "stays")]
-    assert same(pd.concat([parts[0], parts[1].iloc[:, 1:]], axis=1), channels, near) > 50
+    whole = side_by_side(sheets["Channels"], "retention", "repeat", "stays")
+    assert same(whole, channels, near) > 50
 
 
 def test_the_target_list_is_that_of_the_command(desk: Path, sheets: dict[str, Rows]) -> None:
-    run(desk, "target", desk / "data", "--predictions", desk / "p.csv", "--top", 500, "--out",
-        desk / "t.csv")  # fmt: skip
     expected = told(desk / "t.csv").dropna(axis=1, how="all")
     listed = table(sheets["Target list"])
     assert len(listed.columns) == len(expected.columns)
@@ -248,37 +239,28 @@ def test_model_quality_is_that_of_the_card(sheets: dict[str, Rows]) -> None:
     for name, metrics in scores["models"].items():
         known = quality.set_index("Metric")[name]
         for metric, expected in metrics.items():
-            close(known[labels.heading(metric)], expected)
-    slices = table(sheets["Model quality"], labels.text("part.slices"))
+            close(known[SAY.heading(metric)], expected)
+    slices = table(sheets["Model quality"], SAY("workbook.part.slices"))
     for cell, one in zip(slices["Bias of the total"], scores["slices"], strict=True):
         close(cell, one["bias"])
 
 
-def test_every_heading_is_in_words_and_every_word_is_used(sheets: dict[str, Rows]) -> None:
+def test_every_heading_is_in_words(sheets: dict[str, Rows]) -> None:
     assert list(sheets) == SHEETS
     for name, rows in sheets.items():
         for row in rows.values():
             if len(row) > 1 and all(isinstance(cell, str) for cell in row):
                 plain = [cell for cell in row if re.fullmatch("[a-z]+_[a-z_0-9]+", str(cell))]
                 assert plain == [], name
-    source = "".join(
-        (Path(cells.__file__).parent / file).read_text(encoding="utf-8")
-        for file in ("cells.py", "page.py", "workbook.py")
-    )
-    for key in labels.TEXTS:
-        if not key.startswith(("sheet.", "lead.")):
-            assert re.search(rf"""["'.]{re.escape(key.rpartition(".")[2])}["']""", source), key
-        else:
-            assert f'"{key.partition(".")[2]}"' in source, key
 
 
 def test_charts_show_the_tables_and_nothing_else(desk: Path) -> None:
-    with zipfile.ZipFile(desk / "clv.xlsx") as inside:
+    with zipfile.ZipFile(desk / "en.xlsx") as inside:
         charts = [name for name in inside.namelist() if "/charts/chart" in name]
         found = [inside.read(name).decode() for name in charts]
-    kinds = [kind for kind in ("barChart", "lineChart", "scatterChart")
+    kinds = [kind for kind in ("barChart", "lineChart")
              if any(f"<c:{kind}>" in one for one in found)]  # fmt: skip
-    assert (len(charts) >= 10, len(kinds)) == (True, 3)
+    assert (len(charts) >= 8, len(kinds)) == (True, 2)
     place = re.compile(r"('[A-Z][a-z]+ [a-z]+'|[A-Z][a-z]+)!\$[A-Z]+\$\d+(:\$[A-Z]+\$\d+)?")
     formulas = [text for one in found for text in re.findall("<c:f>(.*?)</c:f>", one)]
     assert formulas
@@ -289,6 +271,9 @@ def harmless(path: Path) -> None:
     """No formula, no link, nothing from outside."""
     with zipfile.ZipFile(path) as inside:
         for name in inside.namelist():
+            if name.startswith("xl/media/"):
+                assert inside.read(name).startswith(b"\x89PNG"), name
+                continue
             content = inside.read(name).decode("utf-8")
             if "/charts/" not in name:
                 assert not re.search(r"<f[ >]|<hyperlink|<definedName [^>]*>=", content), name
@@ -297,11 +282,11 @@ def harmless(path: Path) -> None:
 
 
 def test_data_bring_no_formula_and_no_link(desk: Path, tmp_path: Path) -> None:
-    harmless(desk / "clv.xlsx")
+    harmless(desk / "en.xlsx")
     odd = pd.DataFrame({"customer_id": PAYLOADS, "value": 1.0, "note": PAYLOADS})
     grid = pd.DataFrame([[1.5] * len(PAYLOADS)], columns=list(PAYLOADS))
     grid.insert(0, "segment", ["=1+1"])
-    parts = (Part("part.customers", odd, notes=PAYLOADS), Part("part.figures", grid),
+    parts = (Part("sheet.customers", odd, notes=PAYLOADS), Part("part.figures", grid, named=1),
              Part("part.slices", None, "=1+1"))  # fmt: skip
     out = tmp_path / "odd.xlsx"
     rows = cells.write([Sheet("sheet.figures", "=1+1", parts)], out, "=1+1")
@@ -317,11 +302,11 @@ def test_too_much_is_refused_and_nothing_is_cut(tmp_path: Path, desk: Path) -> N
         require_size(1_048_477)
     out = tmp_path / "large.xlsx"
     out.write_text("as before")
-    for frame, words in (
+    for frame, must in (
         (pd.DataFrame({"value": range(1_048_577)}), "takes 1,048,575 rows.*part of the"),
         (pd.DataFrame({"note": ["x" * 32_768]}), "takes 32,767 characters. Got 32,768 in note"),
     ):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=must):
             cells.write([Sheet("sheet.figures", "", (Part("part.figures", frame),))], out, "")
         assert out.read_text() == "as before"
     ran = clv("report", desk / "data", "--predictions", desk / "p.csv", "--out", tmp_path / "a.csv")
@@ -343,18 +328,24 @@ def test_what_is_missing_is_asked_for(desk: Path, tmp_path: Path, trained: Train
     out = tmp_path / "clv.xlsx"
     ran = clv("report", data, "--predictions", p, "--out", out, "--top", 5, "--json")
     assert (ran.code, ran.err) == (0, "")
-    assert set(ran.json["missing"]) == {"channels", "categories", "surveys", "model"}
+    assert set(ran.json["missing"]) == {
+        "acquisition",
+        "channels",
+        "categories",
+        "surveys",
+        "model",
+    }
     assert ran.json["sheets"]["Channels"] == ran.json["sheets"]["Model quality"] == 0
     assert ran.json["sheets"]["Target list"] == 5
     assert ran.json["customers"] == ran.json["sheets"]["Customers"] == len(told(p))
     made = book(out)
     assert list(made) == SHEETS
-    for sheet, words in {
+    for sheet, must in {
         "Channels": "Add the table spend", "Model quality": "77", "Product": "column category",
         "Customer experience": "survey scores", "Marketing": "Add acquisition_channel",
     }.items():  # fmt: skip
         lines = [str(row[0]) for row in made[sheet].values() if len(row) == 1]
-        assert any(words in line and line.startswith("Not here yet") for line in lines), sheet
+        assert any(must in line and line.startswith("Not here yet") for line in lines), sheet
     assert len(table(made["Key figures"], "Key figures")) > 8
 
 
@@ -369,41 +360,14 @@ def test_the_same_customers_give_the_same_bytes_in_any_order(desk: Path, tmp_pat
     mixed.to_csv(tmp_path / "p.csv", index=False, quoting=QUOTE_ALL)
     out = tmp_path / "clv.xlsx"
     run(desk, "report", data, "--predictions", tmp_path / "p.csv", "--out", out)
-    assert out.read_bytes() == (desk / "clv.xlsx").read_bytes()
+    assert out.read_bytes() == (desk / "en.xlsx").read_bytes()
 
 
 def test_what_is_printed_names_nobody(desk: Path) -> None:
     said = (desk / "said.txt").read_text(encoding="utf-8")
     assert "canary" not in said
-    for words in ("Value, 3 months", "Customers (", "Missing: Add the column category", "clv.xlsx"):
-        assert words in said
-
-
-def test_the_page_says_the_same_and_names_no_customer(
-    desk: Path, sheets: dict[str, Rows], tmp_path: Path
-) -> None:
-    out = tmp_path / "report.html"
-    run(desk, "report", desk / "data", "--predictions", desk / "p.csv", "--out", out)
-    text = out.read_text(encoding="utf-8")
-    assert "canary" not in text
-    assert len(text) < 2_000_000
-    page = Page.of(text)
-    page.asks_nobody()
-    assert len(page.pictures) >= 10
-    compared = 0
-    for sheet, title in {
-        "Segments": "Segments", "Channels": "Channels", "Key figures": "Key figures",
-        "Marketing": "What a customer costs and brings",
-    }.items():  # fmt: skip
-        whole, read = table(sheets[sheet], title), page.tables[title]
-        for row in whole.to_numpy().tolist():
-            for heading, number in zip(list(whole)[1:], row[1:], strict=True):
-                if isinstance(number, float):
-                    cell = read.rows[" ".join(str(row[0]).split())][read.head.index(heading) - 1]
-                    percent = cell.endswith("%")
-                    shown(cell.rstrip("%"), number * (100 if percent else 1))
-                    compared += 1
-    assert compared > 80
+    for word in ("Value, 3 months", "Customers (", "Repeat rate, 12 months", "en.xlsx"):
+        assert word in said
 
 
 def test_libreoffice_opens_it_with_every_cell(desk: Path, tmp_path: Path) -> None:
@@ -414,10 +378,10 @@ def test_libreoffice_opens_it_with_every_cell(desk: Path, tmp_path: Path) -> Non
     profile = f"-env:UserInstallation={(tmp_path / 'profile').as_uri()}"
     subprocess.run(
         [office, "--headless", profile, "--convert-to", "xlsx", "--outdir", str(tmp_path / "xlsx"),
-         str(desk / "clv.xlsx")],
+         str(desk / "en.xlsx")],
         check=True, capture_output=True, timeout=120,
     )  # fmt: skip
-    before, after = book(desk / "clv.xlsx"), book(tmp_path / "xlsx/clv.xlsx")
+    before, after = book(desk / "en.xlsx"), book(tmp_path / "xlsx/en.xlsx")
     assert list(before) == list(after)
     for name, rows in before.items():
         for row, again in zip(full(rows), full(after[name]), strict=True):

@@ -259,7 +259,7 @@ def test_words_where_money_does_not_fit_together() -> None:
     assert made().notes == ()
     other = predictions().assign(margin_3m=predictions()["revenue_3m"])
     (note,) = worth(store, other, settings).notes
-    assert "orders' own costs, the forecast takes 100%" in note
+    assert "the forecast takes 100%: margins have moved" in note
     strange = predictions().assign(customer_id=predictions()["customer_id"] + "x")
     with pytest.raises(InputError, match="must be of these data"):
         worth(store, strange, settings)

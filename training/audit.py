@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from features.errors import InputError
 from training import tracking
 from training.tracking import MODEL
 
-__all__ = ["history", "record", "tag_history"]
+__all__ = ["history", "note", "record", "tag_history"]
 
 FILE = "audit.jsonl"  # in CLV_HOME
 HISTORY = "clv.champions"  # tag of the model: version numbers, the newest last
@@ -30,15 +31,21 @@ def record(
     InputError
         The file cannot be written.
     """
-    line = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "action": action,
-        "from": before,
-        "to": after,
-        "reason": reason,
-        "verdict": verdict,
-        "force": force,
-    }
+    told = {"from": before, "to": after, "reason": reason, "verdict": verdict, "force": force}
+    note(action, told, "no version was moved")
+
+
+def note(action: str, told: Mapping[str, Any], else_: str) -> None:
+    """A line in the audit file, on disk before what it tells of happens; no customer's data.
+
+    `else_` says what does not happen where it cannot be written.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written.
+    """
+    line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "action": action, **told}
     path = tracking.home() / FILE
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -49,7 +56,7 @@ def record(
     except OSError as error:
         raise InputError(
             f"The audit file must be writable. Got '{error.strerror}' for {path}. "
-            "Free some space or mend its mode; no version was moved."
+            f"Free some space or mend its mode; {else_}."
         ) from None
 
 

@@ -24,6 +24,7 @@ from training.fitting import Fitted, Progress, fit, rehearse
 from training.intervals import total
 from training.judgement import Judgement
 from training.labels import Labels, require_ripe
+from training.margins import Margin
 from training.metrics import COMPARED_CHURN
 from training.model import Model
 from training.newcomers import judge_prospects
@@ -142,7 +143,7 @@ def _judged(
         given = answer(rows, months)
         values[name], churn[name] = given.gross * kept, given.churn
     actual, churned = labels[months].net, labels[months].churned
-    said = found.rehearsed(labels, cutoff, months)
+    said = found.rehearsed(labels, cutoff, months, model.settings.business.margin)
     if model.intervals is None:
         raise AssertionError("a fitted model has intervals")
     spread = model.intervals.spread(said.value, said.orders, said.churn)
@@ -169,7 +170,15 @@ def _judged(
         ),
         campaign=_campaign(model.settings, said),
         rehearsals=tuple(past),
+        margin=_margin(found, labels[months], model.settings),
     )  # fmt: skip
+
+
+def _margin(found: Predictions, label: Labels, settings: Settings) -> Margin | None:
+    rest = settings.business.margin
+    if not label.any_cost:
+        return None
+    return Margin.of(found.flow.margin, label.net, label.earned(rest), rest)
 
 
 def _returned(

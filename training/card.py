@@ -181,6 +181,22 @@ def _own_rates(business: Business) -> str:
     return f" (by {by.column}: {told})"
 
 
+def _earned(test: Judgement) -> tuple[Text, ...]:
+    unit = test.model.settings.business.currency
+    return (Text(test.margin.sentence(unit)),) if test.margin else ()
+
+
+def _margin(model: Model) -> str:
+    share, own = model.settings.business.margin, model.margins
+    if own is None:
+        return f"{share:.0%} of revenue"
+    rest = f", {share:.0%} of revenue without one" if own.covered < 1 else ""
+    return (
+        "of each customer, learned from the cost of orders: "
+        f"{own.of_all(share):.1%} of revenue where nothing is known of them{rest}"
+    )
+
+
 def _definitions(model: Model) -> Section:
     business = model.settings.business
     months = ", ".join(map(str, model.settings.horizons.months))
@@ -190,7 +206,7 @@ def _definitions(model: Model) -> Section:
         "Revenue (revenue_Nm): net of refunds, not discounted, in the N calendar months from the "
         "moment of prediction on.",
         "Churn (churn_Nm): the chance of no order in these N months.",
-        f"Value (clv_Nm): margin ({business.margin:.0%} of revenue) discounted at "
+        f"Value (clv_Nm): margin ({_margin(model)}) discounted at "
         f"{business.discount_rate:.0%} a year{_own_rates(business)}, less "
         f"{business.retention_cost:,.2f} {business.currency} a month to keep a customer. Money "
         "already spent on winning them is not in it.",
@@ -264,8 +280,9 @@ def _tested(
         Section("Test out of time", (*sections.models(test), *sections.differences(test),
                                      shown["decile"], shown["gain"])),
         Section("Calibration of churn", (sections.calibration(test), shown["calibration"])),
-        Section("Intervals and total", (*_held(test), sections.total(test), shown["coverage"],
-                                        *sections.coverage(test), shown["tracking"])),
+        Section("Intervals and total", (*_held(test), sections.total(test), *_earned(test),
+                                        shown["coverage"], *sections.coverage(test),
+                                        shown["tracking"])),
         Section("A campaign against churn", (sections.campaign(test), shown["profit"])),
         Section("Kinds of customers", (*sections.warnings(test), *sections.slices(test))),
     ]  # fmt: skip
@@ -363,6 +380,7 @@ def _limits(model: Model, facts: Facts) -> Section:
 
 def _absent(model: Model, facts: Facts) -> list[str]:
     present = set(facts.ingested.columns_present)
+    present |= {"cost"} if "margin_rate" in present else set()
     found = [words for name, words in COLUMNS.items() if name not in present]
     words = model.vocabulary
     found += [] if words.attributes else ["no attributes of customers"]

@@ -23,9 +23,12 @@ from training.drawing import (
     QUIET,
     SIZE,
     STYLES,
+    Write,
     blank,
     count,
+    english,
     frame,
+    ink_on,
     legend_below,
     note,
     plain,
@@ -37,6 +40,7 @@ from training.drawing import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 __all__ = ["HeatLabels", "Step", "heat_map", "life_chart", "shares_chart"]
 
@@ -50,6 +54,7 @@ NAME: Final = 40  # characters of a level
 class HeatLabels(NamedTuple):
     """Words of `heat_map`."""
 
+    title: str = "Customers active again, by cohort"
     since: str = "{period}s since the first order"
     cohort: str = "{period} of the first order"
     active: str = "active customers (%)"
@@ -69,11 +74,12 @@ class Step(NamedTuple):
 def heat_map(
     grid: pd.DataFrame,
     *,
-    title: str,
+    title: str | None = None,
     period: str,
     note_text: str = "",
     most: float | None = None,
     labels: HeatLabels | None = None,
+    write: Write = english,
 ) -> Figure:
     """Shares of each cohort active in each period since; `grid` is cohorts x periods, NaN unknown.
 
@@ -98,8 +104,8 @@ def heat_map(
     top = max(100 * most if most else float(np.nanmax(values)), 1.0)
     image = axes.imshow(values, cmap=ramp(), vmin=0, vmax=top, aspect="auto")
     if columns <= LABELLED:
-        _numbers(axes, values, top)
-    frame(axes, title)
+        _numbers(axes, image, values)
+    frame(axes, said.title if title is None else title)
     axes.grid(visible=False)
     words(axes, said.since.format(period=period), said.cohort.format(period=period))
     axes.set_xticks(*_some([str(c) for c in shown], LABELLED))
@@ -108,15 +114,17 @@ def heat_map(
     bar.set_label(said.active, fontsize=9, color=INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9, length=3)
+    bar.ax.yaxis.set_major_formatter(lambda value, _: write(value, 0))
     note(axes, note_text)
     return figure
 
 
-def _numbers(axes: Axes, values: Floats, top: float) -> None:
+def _numbers(axes: Axes, image: AxesImage, values: Floats) -> None:
     for i, j in itertools.product(*map(range, values.shape)):
         if not math.isnan(values[i, j]):
-            ink = "white" if values[i, j] > 0.55 * top else INK
-            axes.text(j, i, f"{values[i, j]:.0f}", ha="center", va="center", fontsize=7, color=ink)
+            red, green, blue, _ = image.to_rgba(values[i : i + 1, j])[0]
+            text, ink = f"{values[i, j]:.0f}", ink_on(float(red), float(green), float(blue))
+            axes.text(j, i, text, ha="center", va="center", fontsize=7, color=ink)
 
 
 def _some(names: Sequence[str], most: int) -> tuple[list[int], list[str]]:

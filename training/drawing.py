@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "DARK", "INK", "LEGEND_LINE", "PALE", "QUIET", "SIZE", "STYLES", "blank", "compact", "count",
-    "frame", "from_zero", "ink_on", "legend", "legend_below", "note", "number_axis", "percent",
-    "plain", "ramp", "save", "styled", "svg", "words",
+    "DARK", "INK", "LEGEND_LINE", "PALE", "QUIET", "SIZE", "STYLES", "Write", "blank", "compact",
+    "count", "english", "frame", "from_zero", "ink_on", "legend", "legend_below", "note",
+    "number_axis", "percent", "plain", "png", "ramp", "save", "styled", "svg", "words",
+    "written",
 ]  # fmt: skip
 
 DPI = 150
@@ -29,6 +30,8 @@ PALE = "#d5dde5"
 DARK: Final = "#003a5d"
 LEGEND_LINE = 0.22  # inches
 METADATA: Final = ("Date", "Creator", "Format", "Type")
+#: A number and its decimals as text.
+Write = Callable[[float, int], str]
 # Colours that the colour-blind can tell apart (after Okabe and Ito, the pale ones darkened), each
 # with its own marker and line: as many as a backtest has models.
 STYLES = (
@@ -53,12 +56,20 @@ def save(figure: Figure, path: Path) -> Path:
     """
     if path.suffix.lower() != ".png":
         raise InputError(f"A picture must be a .png file. Got {path.name}.")
-    buffer = io.BytesIO()
     # The same pixels, a little less tightly packed, in half the time.
-    packed = {"compress_level": 1}
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs=packed)
-    path.write_bytes(buffer.getvalue())
+    path.write_bytes(png(figure, packed=1))
     return path
+
+
+def png(figure: Figure, packed: int = 6) -> bytes:
+    """The figure as PNG of 150 dpi, without date or version; `packed` is the effort, 1 to 9."""
+    buffer = io.BytesIO()
+    look: dict[str, Any] = {
+        "metadata": {"Software": None},
+        "pil_kwargs": {"compress_level": packed},
+    }
+    figure.savefig(buffer, format="png", dpi=DPI, **look)
+    return buffer.getvalue()
 
 
 def svg(figure: Figure) -> str:
@@ -171,6 +182,23 @@ def number_axis(axes: Axes, number: Callable[[float], str] | None = None) -> Non
     """Numbers on the axis of heights, short, or as `number` writes them."""
     write = number or compact
     axes.yaxis.set_major_formatter(lambda value, _: write(value))
+
+
+def english(value: float, decimals: int) -> str:
+    """A number as English writes it."""
+    return f"{value:,.{decimals}f}"
+
+
+def written(write: Write) -> Callable[[float], str]:
+    """Numbers for an axis in a language's own form: `compact` where that is English."""
+    if write is english:
+        return compact
+
+    def text(value: float) -> str:
+        whole = abs(value) >= 10 or value == round(value)
+        return write(value, 0 if whole else 2 if abs(value) < 1 else 1)
+
+    return text
 
 
 def compact(value: float) -> str:

@@ -21,6 +21,7 @@ from features.store import Bucket, Store
 from training import prospects, rehearsal
 from training.anchor import Anchor, History
 from training.labels import require_ripe
+from training.margins import Earned, Margins
 from training.model import Model
 from training.rehearsal import Rehearsal
 from training.samples import Origin, Samples, collect, each_bucket, gather, plan
@@ -71,6 +72,7 @@ class _Survey:
     history: History  # at the moment of training, in plain weeks
     customers: Ints  # with an order before each origin
     months: Ints  # number since 1970-01 of the month of each order day after a first one
+    earned: Earned  # before the moment of training
 
 
 def fit(
@@ -140,7 +142,9 @@ def prepare(
     )
     history = History.join([survey.history for survey in surveys])
     _require_enough(history, known_until, zone)
-    words = catalogue(learn(survey.counts for survey in surveys))
+    margins = Margins.fit([survey.earned for survey in surveys], store.unit)
+    learned = learn(survey.counts for survey in surveys)
+    words = catalogue(replace(learned, costs=margins is not None))
     rows = int(sum(survey.customers.sum() for survey in surveys))
     share = min(1.0, settings.model.max_rows / max(rows, 1))
     anchor = _anchor(history, surveys, store.first_ts, known_until, zone)
@@ -152,7 +156,7 @@ def prepare(
     _watch_leaks(samples, words, anchor)
     bare = Model.bare(
         samples, anchor, words.names, settings=settings, vocabulary=words.vocabulary,
-        origins=origins, trained_until=known_until, customers=len(history.age),
+        origins=origins, trained_until=known_until, customers=len(history.age), margins=margins,
     )  # fmt: skip
     return Prepared(samples, words, share, bare)
 
@@ -191,11 +195,13 @@ def rehearse(
 
 
 def _rehearsed(store: Store, fitted: Fitted, cutoff: int, months: int, workers: int) -> Rehearsal:
-    zone = fitted.model.settings.business.time_zone
+    business = fitted.model.settings.business
+    zone = business.time_zone
     share = min(1.0, REHEARSED_CUSTOMERS / max(fitted.model.customers, 1))
     each = tuple(range(1, months + 1))
     rows, labels = gather(store, fitted.catalogue, cutoff, zone, share, each, workers)
-    return fitted.model.predict(rows, cutoff, [months]).rehearsed(labels, cutoff, months)
+    found = fitted.model.predict(rows, cutoff, [months])
+    return found.rehearsed(labels, cutoff, months, business.margin)
 
 
 def _ticker(progress: Progress | None, total: int) -> Callable[[str], Callable[[], None] | None]:
@@ -229,7 +235,10 @@ def _survey(
     again = np.ones(int(bought.sum()), bool)
     owner = np.repeat(np.arange(len(bucket)), np.diff(bucket.starts))[bought]
     again[np.unique(owner, return_index=True)[1]] = False
-    return _Survey(counts, History.of(rows), customers, _month(bucket.day[bought][again]))
+    return _Survey(
+        counts, History.of(rows), customers, _month(bucket.day[bought][again]),
+        Earned.of(bucket, known_until, zone),
+    )  # fmt: skip
 
 
 def _month(day: Ints) -> Ints:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from features.money import Cashflow
 from features.report import Ingested
 from features.spine import months_between
 from training import sections
@@ -96,7 +95,7 @@ def prospects(model: Model, test: Judgement | None) -> Section:
         blocks.append(Text(f"There is no model of people without an order: {why}."))
     if everybody and not own:
         h = min(model.settings.horizons.months)
-        row = everybody.predict([h], Cashflow.of(model.settings.business)).columns()
+        row = everybody.predict([h], model.cashflow).columns()
         middle, low, high = (
             sections.money(float(row[f"clv_{h}m{end}"][0])) for end in ("", "_low", "_high")
         )

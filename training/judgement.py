@@ -11,7 +11,9 @@ import pandas as pd
 from training.baselines import BASELINES
 from training.compared import Compared, plain_values
 from training.coverage import Points, coverage
+from training.curves import Curves
 from training.intervals import Interval
+from training.margins import Margin
 from training.metrics import AUROC, BIAS, BRIER, ECE, GINI, MAE, RMSE, churn_metrics
 from training.model import Model
 from training.newcomers import Prospects
@@ -50,6 +52,7 @@ class Judgement(Compared):
     rehearsals: tuple[Rehearsal, ...]  # of earlier origins, by which the model was calibrated
     prospects: Prospects | None = None
     no_prospects: str = ""
+    margin: Margin | None = None  # none where no cost of an order is known
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -73,6 +76,12 @@ class Judgement(Compared):
         found = {name: churn_metrics(self.churned, chance) for name, chance in both.items()}
         return {name: {m: each[m] for m in (ECE, BRIER)} for name, each in found.items()}
 
+    def curves(self) -> Curves:
+        """What the pictures of tenths, gain and calibration show."""
+        churn = self.churn[self.ours]
+        both = {"before": self.model.calibration.undone(churn), "after": churn}
+        return Curves.of(self.actual, self.values, self.ours, self.churned, both)
+
     def coverage(self) -> pd.DataFrame:
         """Shares of customers above and below their intervals, see `coverage`."""
         return coverage(self.said, self.points)
@@ -95,6 +104,7 @@ class Judgement(Compared):
                 "intervals": self.intervals(),
                 "differences": self.differences.to_dict("records"),
                 "calibration": self.calibration(),
+                "curves": self.curves().as_dict(),
                 "coverage": self.coverage().to_dict("records"),
                 "total": {**self.total._asdict(), "actual": real},
                 "campaign": self.campaign.as_dict(),
@@ -104,6 +114,7 @@ class Judgement(Compared):
                 "returned": self.returned,
                 "prospects": self.prospects.as_dict() if self.prospects else None,
                 "no_prospects": self.no_prospects,
+                "margin": self.margin.as_dict() if self.margin else None,
                 "rehearsals": [[r.months, len(r.value)] for r in self.rehearsals],
             }
         return dict(plain_values(found))

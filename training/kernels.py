@@ -210,25 +210,28 @@ def days_after(months: Floats, ends: Floats) -> npt.NDArray[np.int64]:
 
 @compiled(
     "void(float64[:,::1],float64[:,::1],float64[:,::1],float64[::1],float64[::1],float64[::1],"
-    "float64,float64[:,::1],float64[:,::1],int64[::1],float64[::1],float64[::1],float64[::1],"
+    "float64[::1],float64[:,::1],float64[:,::1],int64[::1],float64[::1],float64[::1],float64[::1],"
     "float64[:,::1],float64[::1],float64[:,:,::1],float64[:,:,::1])"
 )
 def _told(  # type: ignore[no-untyped-def]
-    gross, orders, churn, pace, share, pending, margin, weights, keep, months, wider, centres,
+    gross, orders, churn, pace, share, pending, margins, factors, keeping, months, wider, centres,
     levels, ratios, squares, out, drivers
 ):  # fmt: skip
     for i in range(len(share)):
-        each = i if len(weights) > 1 else 0
+        margin = margins[i if len(margins) > 1 else 0]
+        now = factors[i if len(factors) > 1 else 0]
+        keep = keeping[i if len(keeping) > 1 else 0]
         left, late = 1.0 - share[i], pending[i]
         value, own, net_before, gross_before, j = 0.0, 0.0, 0.0, 0.0, 0
         for m in range(MONTHS):
             net = gross[i, m] * left - late
-            value += (net - net_before) * weights[each, m]
-            own += (gross[i, m] - gross_before) * weights[each, m]
+            weight = margin * now[m]
+            value += (net - net_before) * weight
+            own += (gross[i, m] - gross_before) * weight
             net_before, gross_before = net, gross[i, m]
             if j == len(months) or months[j] != m + 1:
                 continue
-            cost = keep[each, j]
+            cost = keep[j]
             out[j, 0, i] = net
             out[j, 1, i] = orders[i, j]
             out[j, 2, i] = churn[i, j]
@@ -240,7 +243,7 @@ def _told(  # type: ignore[no-untyped-def]
             drivers[j, 1, i] = orders[i, j] / pace[i] if some and pace[i] > 0.0 else 0.0
             if len(centres):
                 mine = own * left
-                beyond = late * weights[each, 0] + cost
+                beyond = late * (margin * now[0]) + cost
                 for k in range(len(POINTS)):
                     point = _quantile(POINTS[k], mine, orders[i, j], churn[i, j], wider[j], centres,
                                       levels, ratios)  # fmt: skip
@@ -251,8 +254,8 @@ def _told(  # type: ignore[no-untyped-def]
 
 def told(
     gross: Floats, orders: Floats, churn: Floats, pace: Floats, share: Floats, pending: Floats,
-    margin: float, weights: Floats, keep: Floats, months: npt.NDArray[np.int64], wider: Floats,
-    common: Floats, shape: Shape,
+    margin: float | Floats, factors: Floats, keep: Floats, months: npt.NDArray[np.int64],
+    wider: Floats, common: Floats, shape: Shape,
 ) -> tuple[Floats, Floats]:  # fmt: skip
     """The columns of the predictions table, and what drives them.
 
@@ -264,9 +267,9 @@ def told(
         Of the horizons, (rows, horizons).
     pace, share, pending
         Orders a month while active, share that is given back, refunds still due; (rows,).
-    margin, weights, keep
-        Share of revenue; what a unit of each month's revenue is worth now, (1 or rows, 24); the
-        cost to keep somebody, (1 or rows, horizons).
+    margin, factors, keep
+        Share of revenue, of all or (rows,); what a unit of each month is worth now, (1 or rows,
+        24); the cost to keep somebody, (1 or rows, horizons).
     months, wider, common
         The horizons, rising; the further spread of the log of each, squared; the relative error
         that all customers share.
@@ -279,6 +282,7 @@ def told(
     n, h = len(share), len(months)
     out, drivers = np.empty((h, len(TOLD), n)), np.empty((h, 2, n))
     rows = (np.ascontiguousarray(v) for v in (gross, orders, churn, pace, share, pending))
-    _told(*rows, margin, weights, keep, months, wider, *shape, out, drivers)
+    margins = np.asarray(margin, np.float64).reshape(-1)
+    _told(*rows, margins, factors, keep, months, wider, *shape, out, drivers)
     out[:, -1] = common[:, None]
     return out, drivers

@@ -21,7 +21,7 @@ from features.store import Bucket
 __all__ = ["Labels", "build", "require_ripe", "ripe"]
 
 Floats = npt.NDArray[np.float64]
-SPEND, ORDERS, REFUNDS = (windows.COLUMNS.index(name) for name in ("spend", "orders", "refunds"))
+SUMS = [windows.COLUMNS.index(name) for name in ("spend", "refunds", "orders", "costed", "cost")]
 
 
 @dataclass(frozen=True)
@@ -30,24 +30,36 @@ class Labels:
 
     ``gross`` is what was bought, ``refunds`` what was given back (by its own date), both >= 0;
     ``orders`` counts orders, at least 1 where something was bought; ``ripe`` says where the window
-    is covered. Unripe rows hold NaN.
+    is covered; ``costed`` is the net revenue of lines whose cost is known, ``cost`` that cost.
+    Unripe rows hold NaN.
     """
 
     gross: Floats
     refunds: Floats
     orders: Floats
     ripe: npt.NDArray[np.bool_]
+    costed: Floats
+    cost: Floats
 
     @classmethod
     def join(cls, parts: Sequence[Labels]) -> Labels:
         """Labels of several buckets, one below the other."""
-        names = ("gross", "refunds", "orders", "ripe")
+        names = ("gross", "refunds", "orders", "ripe", "costed", "cost")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     @property
     def net(self) -> Floats:
         """Revenue: bought less given back; may be negative."""
         return self.gross - self.refunds
+
+    @property
+    def any_cost(self) -> bool:
+        """Whether the cost of any line is known."""
+        return bool((self.costed[self.ripe] != 0).any() or (self.cost[self.ripe] != 0).any())
+
+    def earned(self, rest: float) -> Floats:
+        """Margin: revenue less cost where that is known, elsewhere the share `rest` of it."""
+        return self.costed - self.cost + rest * (self.net - self.costed)
 
     @property
     def churned(self) -> Floats:
@@ -102,12 +114,13 @@ def _one(
         bucket.starts, bucket.ts, _values(bucket), who,
         cutoffs.times[rows.cut[covered]], ends[rows.cut[covered]],
     )  # fmt: skip
-    out = np.full((len(rows), 3), np.nan)
+    out = np.full((len(rows), len(SUMS)), np.nan)
     out[covered] = sums
     # An order begun before the cutoff may go on after it: whoever buys has not left.
     orders = np.maximum(out[:, 2], np.where(out[:, 0] > 0, 1.0, 0.0))
-    return Labels(out[:, 0] / bucket.unit, out[:, 1] / bucket.unit, orders, covered)
+    gross, refunds, _, costed, cost = np.ascontiguousarray(out.T) / bucket.unit
+    return Labels(gross, refunds, orders, covered, costed, cost)
 
 
 def _values(bucket: Bucket) -> npt.NDArray[np.int64]:
-    return np.ascontiguousarray(bucket.columns[:, [SPEND, REFUNDS, ORDERS]])
+    return np.ascontiguousarray(bucket.columns[:, SUMS])

@@ -26,18 +26,19 @@ from scipy.special import logit, xlogy
 from features.behaviour import Rows
 from features.catalogue import Catalogue, Vocabulary, catalogue
 from features.errors import InputError
-from features.money import Cashflow, Flow, flow_of
+from features.money import Cashflow, Flow
 from features.settings import MAX_MONTHS, Settings
-from features.spine import local_day, text
-from training import inactive, lifetimes
+from features.spine import local_day
+from training import inactive, inputs, lifetimes, margins
 from training.anchor import Anchor, Forecast, History
 from training.calibration import NONE, Calibration, calibrate
 from training.forest import narrowed
 from training.grid import PROSPECT, Grid
 from training.imagined import imagined
 from training.intervals import Intervals
+from training.margins import Margins
 from training.members import Booster, Problem
-from training.outlook import MONTH, days
+from training.outlook import MONTH
 from training.population import Population
 from training.predictions import Predictions
 from training.prospects import Newcomer, ProspectModel
@@ -45,6 +46,7 @@ from training.rehearsal import Rehearsal
 from training.returns import Returns, tamed
 from training.samples import Origin, Samples
 from training.season import Season
+from training.table import Table
 
 __all__ = ["ANCHOR_COLUMNS", "COLD_START", "Model", "Predictions", "Returns"]
 
@@ -81,11 +83,19 @@ class Model:
     no_prospects: str = ""  # why there is no model of prospects
     population: Population | None = None  # stands in for it where nothing is known of somebody
     grid: Grid | None = None  # names segments; none in models of releases that knew none
+    margins: Margins | None = None  # none where costs of orders were not known: the settings' share
 
     @property
     def newcomer(self) -> Newcomer:
         """What is expected of somebody who orders for the first time."""
-        return Newcomer(self.anchor, self.orders_per_day, self.returns.share, self.settings)
+        return Newcomer(
+            self.anchor, self.orders_per_day, self.returns.share, self.settings, self.cashflow
+        )
+
+    @cached_property
+    def cashflow(self) -> Cashflow:
+        """How the money is counted of somebody of whom no order is known."""
+        return margins.base(self.settings.business, self.margins)
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -114,6 +124,7 @@ class Model:
         origins: tuple[Origin, ...],
         trained_until: int,
         customers: int,
+        margins: Margins | None = None,
     ) -> Model:
         """All that training rows tell but the corrections."""
         named = {name: i for i, name in enumerate(feature_names)}
@@ -129,8 +140,8 @@ class Model:
             settings=settings, vocabulary=vocabulary, anchor=anchor, returns=returns,
             orders_per_day=float(column("orders").sum()) / days if days else 1.0,
             scale=max(float((samples.gross * factor).mean()), 1e-9),
-            columns=_varying(samples.features, feature_names), members={},
-            trained_until=trained_until, origins=origins, customers=customers,
+            columns=inputs.varying(samples.features, feature_names), members={},
+            trained_until=trained_until, origins=origins, customers=customers, margins=margins,
         )  # fmt: skip
 
     def corrected(self, samples: Samples, feature_names: Sequence[str], seed: int) -> Model:
@@ -210,7 +221,7 @@ class Model:
         InputError
             A column that the model learned from is not among the features.
         """
-        chosen = rows.values[:, _places(rows.catalogue.names, self.columns)]
+        chosen = rows.values[:, inputs.places(rows.catalogue.names, self.columns)]
         return np.column_stack([chosen, *self._year(self.history(rows, as_of))])
 
     def _year(self, history: History) -> Floats:
@@ -229,7 +240,7 @@ class Model:
         """The same where the forecast's `ANCHOR_COLUMNS` are known, (columns, rows)."""
         if not self.members:
             return np.zeros(len(rows)), np.zeros(len(rows))
-        places = _places(rows.catalogue.names, self.columns)
+        places = inputs.places(rows.catalogue.names, self.columns)
         X = narrowed(rows.values, places, year)
         value, churn = (self.members[kind].leaves(X) for kind in ("value", "churn"))
         return value + self.levels[0], churn + self.levels[1]
@@ -272,7 +283,7 @@ class Model:
 
         They are asked at one `as_of`, or at one of each row's own, (rows,): the same bits, sooner.
         """
-        return self._predicted(rows, as_of, months, Cashflow.of(self.settings.business))
+        return self._predicted(rows, as_of, months, self.cashflow)
 
     def _predicted(
         self, rows: Rows, as_of: Moments, months: Sequence[int], flow: Flow
@@ -289,6 +300,8 @@ class Model:
         at = [h - 1 for h in asked]
         spend, refunds = rows.column("spend"), rows.column("refunds")
         share = self.returns.of(spend, refunds)
+        if self.margins:
+            flow = flow.earning(self.margins.of_rows(rows, self.settings.business.margin))
         return Predictions(
             months=asked,
             gross=gross,
@@ -303,17 +316,8 @@ class Model:
         )
 
     def flow(self, rows: Rows) -> Flow:
-        """How rows' money is discounted: at rates of their own where the settings name some.
-
-        Rows of which the attribute is not known, those made of ready features for instance, take
-        the base rate. So do labels, tests and intervals: an interval is a distribution of value
-        over expected value, and moves along with it.
-        """
-        business = self.settings.business
-        by = business.discount_rate_by_segment.column
-        if not by or not rows.knows(by):
-            return Cashflow.of(business)
-        return flow_of(business, rows.attribute(by), rows.who)
+        """How rows' money is counted before what is known of their own margins."""
+        return margins.priced(self.settings.business, self.cashflow, rows)
 
     def priced(self, rows: Rows, as_of: int, months: Sequence[int]) -> Predictions:
         """As `predict`, at the discount rates of `flow`."""
@@ -343,13 +347,11 @@ class Model:
 
     def table(self, rows: Rows, as_of: int, months: Sequence[int], version: str) -> pd.DataFrame:
         """The predictions table of the contract for feature rows at one `as_of`."""
-        return _frame(self.columns_of(rows, as_of, months, version))
+        return self.tabled(rows, as_of, months, version).frame()
 
-    def columns_of(
-        self, rows: Rows, as_of: int, months: Sequence[int], version: str
-    ) -> dict[str, npt.NDArray[Any]]:
-        """As `table`, without a frame: arrays (rows,) by column; None where there is no date."""
-        return self._columns(
+    def tabled(self, rows: Rows, as_of: int, months: Sequence[int], version: str) -> Table:
+        """As `table`, in whatever form it is wanted."""
+        return self._table(
             rows, as_of, self.evidence(months), self.priced(rows, as_of, months),
             self.inactive(rows, as_of), version,
         )  # fmt: skip
@@ -364,10 +366,22 @@ class Model:
         InputError
             The model knows no prospects.
         """
+        return self.tabled_prospects(rows, as_of, months, version).frame()
+
+    def tabled_prospects(
+        self, rows: Rows, as_of: int, months: Sequence[int], version: str
+    ) -> Table:
+        """As `prospect_table`, in whatever form it is wanted.
+
+        Raises
+        ------
+        InputError
+            The model knows no prospects.
+        """
         found = self.priced_prospects(rows, as_of, months)
         ends = self.settings.business.churn == "contract_end" and rows.attributes is not None
         told = self.inactive(rows, as_of) if ends else inactive.nobody(self.settings, len(rows))
-        return _frame(self._columns(rows, as_of, COLD_START, found, told, version))
+        return self._table(rows, as_of, COLD_START, found, told, version)
 
     def unknown_table(
         self, customer_id: str, as_of: int, months: Sequence[int], version: str
@@ -383,9 +397,9 @@ class Model:
         if self.population and self.prospects is None:
             zero = np.zeros(1, np.int64)
             rows = Rows(one, zero, zero, np.zeros((1, 0)), Catalogue(self.vocabulary, ()))
-            found = self.population.predict(months, Cashflow.of(self.settings.business))
+            found = self.population.predict(months, self.cashflow)
             told = inactive.nobody(self.settings, 1)
-            return _frame(self._columns(rows, as_of, COLD_START, found, told, version))
+            return self._table(rows, as_of, COLD_START, found, told, version).frame()
         own = self.require_prospects()
         rows = replace(own.population(), ids=one)
         known = replace(self, prospects=own.uncorrected())
@@ -407,27 +421,12 @@ class Model:
             )
         return self.prospects
 
-    def _columns(
-        self,
-        rows: Rows,
-        as_of: int,
-        evidence: str,
-        found: Predictions,
-        marked: Mapping[str, npt.NDArray[Any]],
-        version: str,
-    ) -> dict[str, Any]:
-        zone = self.settings.business.time_zone
-        return {
-            "customer_id": rows.ids[rows.who],
-            "as_of": np.full(len(rows), text(as_of, zone), object),
-            "evidence": np.full(len(rows), evidence, object),
-            **found.columns(),
-            **marked,
-            "next_order_on": days(found.next_order(), as_of, zone),
-            **found.drivers(),
-            "segment": self._segments(found, evidence),
-            "model_version": np.full(len(rows), version, object),
-        }
+    def _table(
+        self, rows: Rows, as_of: int, evidence: str, found: Predictions,
+        marked: Mapping[str, npt.NDArray[Any]], version: str,
+    ) -> Table:  # fmt: skip
+        zone, segments = self.settings.business.time_zone, self._segments(found, evidence)
+        return Table(rows, as_of, zone, evidence, found, marked, segments, version)
 
     def _segments(self, found: Predictions, evidence: str) -> npt.NDArray[np.object_]:
         if self.grid is None:
@@ -466,35 +465,6 @@ def _year(found: Forecast) -> Floats:
 
 
 @lru_cache(maxsize=64)
-def _places(names: tuple[str, ...], columns: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """Where the columns that members see stand among the features."""
-    named = {name: i for i, name in enumerate(names)}
-    missing = [name for name in columns if name not in named]
-    if missing:
-        raise InputError(
-            f"The features must hold the model's columns. Missing: {missing[0]}. "
-            "Build them with the model's own vocabulary."
-        )
-    return np.array([named[name] for name in columns], np.int64)
-
-
-@lru_cache(maxsize=64)
 def _ahead(season: Season, as_of: int, zone: str) -> Floats:
     months = (season.ahead(as_of, m + 1, zone) for m in range(MAX_MONTHS))
     return np.array([[*months, REFERENCE_WEEKS]])
-
-
-def _frame(columns: dict[str, Any]) -> pd.DataFrame:
-    # Columns in which nobody may have anything are text all the same.
-    texts = {
-        name: pd.array(columns[name], dtype=pd.StringDtype(na_value=np.nan))
-        for name in ("next_order_on", "segment")
-    }
-    return pd.DataFrame(columns | texts)
-
-
-def _varying(features: Floats, names: Sequence[str]) -> tuple[str, ...]:
-    """Columns with two different known values, or known and unknown ones."""
-    first = features[0]
-    same = (features == first) | (np.isnan(features) & np.isnan(first))
-    return tuple(name for name, flat in zip(names, same.all(axis=0), strict=True) if not flat)

@@ -19,6 +19,7 @@ from training.calibration import Calibration
 from training.golden import golden_rows, golden_values, require_same
 from training.grid import Grid
 from training.intervals import Intervals
+from training.margins import Margins
 from training.members import LARGEST_LEAF, Booster
 from training.model import Model
 from training.population import Population
@@ -43,6 +44,7 @@ def pack(model: Model, scores: Mapping[str, Any] | None = None) -> Parts:
         "vocabulary": model.vocabulary.as_dict(),
         "anchor": model.anchor.as_dict(),
         "returns": [model.returns.share, model.returns.strength, model.returns.pending],
+        "margins": model.margins.as_dict() if model.margins else None,
         "orders_per_day": model.orders_per_day,
         "scale": model.scale,
         "levels": list(model.levels),
@@ -80,7 +82,7 @@ def unpack(parts: Parts) -> Model:
     """
     card = parts.card
     about, everybody = card.get("prospects", {"none": ""}), card.get("population")
-    lines = card.get("grid")
+    lines, earned = card.get("grid"), card.get("margins")
     model = Model(
         settings=parse(card["settings"], "card.json"),
         vocabulary=Vocabulary.from_dict(card["vocabulary"]),
@@ -100,6 +102,7 @@ def unpack(parts: Parts) -> Model:
         no_prospects=about.get("none", ""),
         population=Population.from_dict(everybody) if everybody else None,
         grid=Grid.from_dict(lines) if lines else None,
+        margins=Margins.from_dict(earned) if earned else None,
     )
     for name, raw in parts.files.items():
         if not Booster(raw).sane:

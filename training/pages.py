@@ -67,11 +67,15 @@ figure {{ margin: 1rem 0; }}
 figure img {{ display: block; max-width: 100%; height: auto; }}
 pre {{ color: {COLOURS["code"][0]}; background: {COLOURS["code"][1]}; padding: .8rem;
   overflow-x: auto; font-size: .8rem; line-height: 1.4; }}
+@media screen and (min-width: 64rem) {{
+  figure {{ display: inline-block; vertical-align: top; width: calc(50% - .8rem);
+    margin: 1rem .6rem 1rem 0; }}
+}}
 @media (max-width: 40rem) {{
   th, td {{ padding: .3rem .4rem; }}
   /* The name of a row stays in sight while its numbers are drawn past. */
-  tbody th {{ position: sticky; left: 0; min-width: 7.5rem; max-width: 8.5rem;
-    border-right: 1px solid {LINE}; }}
+  tbody th {{ position: sticky; left: 0; min-width: 7.5rem; max-width: 9.5rem; hyphens: auto;
+    font-size: .82rem; border-right: 1px solid {LINE}; }}
   /* Shrunk to a phone's width, the words of a picture could not be read. */
   figure .wide img {{ max-width: none; width: 36rem; }}
 }}
@@ -161,17 +165,17 @@ class Document:
     sections: tuple[Section, ...]
 
 
-def html(document: Document) -> str:
-    """One file, the same bytes for the same document."""
+def html(document: Document, language: str = "en", contents: str = "Contents") -> str:
+    """One file, the same bytes for the same document; `contents` names its list of sections."""
     named = [(f"s{k + 1}", section) for k, section in enumerate(document.sections)]
     links = "".join(f'<li><a href="#{key}">{_text(s.title)}</a></li>' for key, s in named)
     body = [f"<h1>{_text(document.title)}</h1>", *(f"<p>{_text(x)}</p>" for x in document.lead)]
-    body.append(f'<nav aria-label="Contents"><ul>{links}</ul></nav>')
+    body.append(f'<nav aria-label="{_text(contents)}"><ul>{links}</ul></nav>')
     for key, section in named:
         blocks = "\n".join(_html(block) for block in section.blocks)
         body.append(f'<section id="{key}">\n<h2>{_text(section.title)}</h2>\n{blocks}\n</section>')
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<!doctype html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{_text(document.title)}</title>\n<style>{STYLE}</style>\n</head>\n"

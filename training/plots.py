@@ -8,7 +8,6 @@ imported at the first call.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.errors import InputError
+from training.curves import Deciles, Gain, Reliability, deciles_drawn, gain_drawn, reliability_drawn
 from training.drawing import (
     INK,
     LEGEND_LINE,
@@ -45,16 +45,9 @@ from training.metrics import (
     ABS_BIAS,
     AUROC,
     BRIER,
-    CAPTURE_10,
-    ECE,
     GINI,
     LOWER_IS_BETTER,
     MAE,
-    churn_metrics,
-    decile_table,
-    gain_points,
-    reliability_table,
-    value_metrics,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +68,6 @@ __all__ = [
 ]
 
 LINE_OF_TICKS = 72  # characters that fit under the axes
-HALF = 0.5  # where nobody stands on an axis of logarithms
 MAX_POINTS = 1001  # of a drawn curve; more cannot be seen
 NOMINAL = 10.0  # percent of the customers on either side of an interval
 NEAR = 5.0  # points around it that are as good as can be asked
@@ -94,29 +86,7 @@ def decile_chart(
     InputError
         As ``metrics.value_metrics``.
     """
-    table = decile_table(actual, predicted)
-    metrics = value_metrics(actual, predicted)
-    figure = blank()
-    axes = figure.subplots()
-    axes.bar(
-        table["decile"],
-        table["actual"],
-        0.72,
-        color=PALE,
-        edgecolor=QUIET,
-        label="actual",
-        zorder=2,
-    )
-    look: dict[str, Any] = {"color": INK, "markersize": 7, "zorder": 3, "clip_on": False}
-    axes.plot(table["decile"], table["predicted"], "D", label="predicted", **look)
-    names = ["1\nhighest", *map(str, range(2, 10)), "10\nlowest"]
-    axes.set_xticks(table["decile"].to_numpy(), names)
-    frame(axes, title or "Value by decile of prediction")
-    words(axes, "tenth of the customers, by prediction", f"mean value per customer ({currency})")
-    from_zero(axes)
-    note(axes, f"{count(metrics['n'])} · total {percent(metrics['bias'])} against actual")
-    legend(axes)
-    return figure
+    return deciles_drawn(Deciles.of(actual, predicted), currency=currency, title=title)
 
 
 def gain_curve(
@@ -130,37 +100,9 @@ def gain_curve(
     The upper limit is the order by actual value, the diagonal a random order. Without a positive
     total the shares are undefined: only the diagonal is drawn, and a note says so.
     """
-    figure = blank(height=SIZE[1] + LEGEND_LINE * (2 + len(predictions)))
-    axes = figure.subplots()
-    axes.plot([0, 100], [0, 100], color=QUIET, linewidth=1, label="random order")
-    defined = _gain(axes, actual, actual, "perfect order", color=QUIET, linewidth=1, linestyle=":")
-    for (name, predicted), style in zip(predictions.items(), itertools.cycle(STYLES), strict=False):
-        metrics = value_metrics(actual, predicted)
-        label = f"{name}: Gini {metrics[GINI]:.3f}, top 10 % hold "
-        label += f"{100 * metrics[CAPTURE_10]:.0f} %"
-        _gain(axes, actual, predicted, label, **styled(style), markevery=(0.1, 0.1))
-    frame(axes, title or "Share of value reached")
-    words(axes, "customers, highest prediction first (%)", "share of actual value (%)")
-    axes.set_xlim(0, 100)
-    from_zero(axes)
-    axes.grid(axis="x", color="#ececec", zorder=0)
-    note(axes, count(np.size(actual)) + ("" if defined else " · no value in this window"))
-    legend_below(figure, axes)
-    return figure
-
-
-def _gain(
-    axes: Axes, actual: npt.ArrayLike, predicted: npt.ArrayLike, label: str, **style: Any
-) -> bool:
-    """Draw one gain curve in percent; False where it is undefined."""
-    customers, value = gain_points(actual, predicted)
-    if np.isnan(value).any():
-        return False
-    if len(customers) > MAX_POINTS:
-        even = np.linspace(0, 1, MAX_POINTS)
-        customers, value = even, np.interp(even, customers, value)
-    axes.plot(100 * customers, 100 * value, label=plain(label), zorder=3, **style)
-    return True
+    perfect = Gain.of(actual, actual, MAX_POINTS)
+    gains = {name: Gain.of(actual, each, MAX_POINTS) for name, each in predictions.items()}
+    return gain_drawn(perfect, gains, np.size(actual), title=title)
 
 
 def calibration_plot(
@@ -173,46 +115,8 @@ def calibration_plot(
 
     Points on the diagonal are calibrated. Below: customers per twentieth of the probability.
     """
-    figure = blank(height=5.4 + LEGEND_LINE * (1 + len(probabilities)))
-    axes, spread = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    axes.plot([0, 100], [0, 100], color=QUIET, linewidth=1, label="calibrated")
-    for (name, p), style in zip(probabilities.items(), itertools.cycle(STYLES), strict=False):
-        _reliability(axes, churned, p, name, styled(style))
-        _spread(spread, p, styled(style))
-    frame(axes, title or "Calibration of churn")
-    frame(spread, "")
-    words(axes, "", "customers who churned (%)")
-    words(spread, "predicted probability of churn (%)", "customers (log)")
-    axes.set(xlim=(0, 100), ylim=(0, 100))
-    spread.set_yscale("log")
-    spread.set_ylim(HALF, max(10.0, spread.get_ylim()[1]))
-    spread.minorticks_off()
-    number_axis(spread)
-    note(axes, f"{count(np.size(churned))} · up to ten bins of equal count")
-    legend_below(figure, axes)
-    return figure
-
-
-def _reliability(
-    axes: Axes, churned: npt.ArrayLike, p: npt.ArrayLike, name: str, look: dict[str, Any]
-) -> None:
-    table = 100 * reliability_table(churned, p)
-    metrics = churn_metrics(churned, p)
-    label = f"{name}: ECE {metrics[ECE]:.3f}, Brier {metrics[BRIER]:.3f}"
-    axes.plot(
-        table["probability"],
-        table["churned"],
-        label=plain(label),
-        zorder=3,
-        clip_on=False,
-        **look,
-    )
-
-
-def _spread(axes: Axes, p: npt.ArrayLike, look: dict[str, Any]) -> None:
-    counts, edges = np.histogram(100 * np.asarray(p, dtype=np.float64), bins=20, range=(0.0, 100.0))
-    line = {key: look[key] for key in ("color", "linestyle")}
-    axes.stairs(np.maximum(counts, HALF), edges, baseline=HALF, linewidth=1.5, **line)
+    told = {name: Reliability.of(churned, p) for name, p in probabilities.items()}
+    return reliability_drawn(told, title=title)
 
 
 class TrackingLabels(NamedTuple):

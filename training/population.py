@@ -19,6 +19,7 @@ import numpy.typing as npt
 from features.money import Cashflow
 from features.settings import MAX_MONTHS
 from training.intervals import Intervals
+from training.margins import LEAST
 from training.predictions import Predictions
 from training.rehearsal import Rehearsal
 
@@ -41,6 +42,7 @@ class Population:
     pace: float  # orders per month while active
     customers: int  # whose mean it is
     intervals: Intervals  # of one customer drawn at random
+    margin: float | None = None  # share of revenue; none where it is the settings' for everybody
 
     @classmethod
     def of(cls, found: Predictions, cutoff: int) -> Population:
@@ -67,12 +69,14 @@ class Population:
             pace=_means(pace[:, None])[0],
             customers=len(found.gross),
             intervals=_spread(found, found.intervals, cutoff),
+            margin=_margin(found),
         )
 
     def predict(self, months: Sequence[int], flow: Cashflow) -> Predictions:
         """One row, for any horizons of 1 to 24 months."""
         asked = tuple(sorted(set(months)))
         at = [h - 1 for h in asked]
+        flow = flow if self.margin is None else replace(flow, margin=self.margin)
         gross, orders, churn = (np.array([each]) for each in (self.gross, self.orders, self.churn))
         return Predictions(
             months=asked, gross=gross, orders=orders[:, at], churn=churn[:, at],
@@ -94,6 +98,16 @@ class Population:
 def _means(columns: Floats) -> tuple[float, ...]:
     """Rounded once: the same in whatever order the customers stand."""
     return tuple(math.fsum(column.tolist()) / len(column) for column in columns.T)
+
+
+def _margin(found: Predictions) -> float | None:
+    """What all of the customers' revenue earns of itself; None where all earn one share."""
+    if np.ndim(found.flow.margin) == 0:
+        return None
+    net = found.revenue(MAX_MONTHS)
+    whole = math.fsum(net.tolist())
+    earned = math.fsum((net * found.flow.margin).tolist())
+    return min(max(earned / whole, LEAST), 1.0) if whole > 0 else None
 
 
 def _spread(found: Predictions, own: Intervals, cutoff: int) -> Intervals:

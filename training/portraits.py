@@ -25,7 +25,9 @@ from training.drawing import (
     QUIET,
     SIZE,
     STYLES,
+    Write,
     blank,
+    english,
     frame,
     ink_on,
     legend_below,
@@ -47,19 +49,12 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Names = npt.NDArray[np.object_]
-#: A number and its decimals as text.
-Write = Callable[[float, int], str]
 RECENCY: Final = (0, 31, 91, 181, 366)  # days since the newest order, from
 FREQUENCY: Final = (1, 2, 3, 5, 10)  # orders, from
 LEAST: Final = 10  # customers; a figure of fewer would be a figure of persons
 BINS: Final = 24
 EDGE: Final = 0.98  # quantile beyond which values share one bar
 POINTS: Final = 1_500  # of a map; more only cover each other
-
-
-def english(value: float, decimals: int) -> str:
-    """A number as English writes it."""
-    return f"{value:,.{decimals}f}"
 
 
 class MatrixLabels(NamedTuple):
@@ -109,6 +104,7 @@ class ChannelLabels(NamedTuple):
     ratio: str = "LTV:CAC {ratio}"
     note: str = "value of the first {months} months"
     few: str = "too few to tell"
+    free: str = "no spend"
 
 
 def recency_frequency(days: npt.ArrayLike, orders: npt.ArrayLike, figure: npt.ArrayLike) -> Any:
@@ -406,8 +402,10 @@ def channel_bars(
     for end in (low, high):
         axes.plot(end[known], places[known] - 0.18, "|", color=INK, markersize=7, zorder=3)
     ends = np.nan_to_num(np.column_stack([cac, ltv, high]))
-    for place, ratio, end in zip(places, table["ltv_to_cac"].astype(float), ends, strict=True):
-        text = said.few if math.isnan(ratio) else said.ratio.format(ratio=write(ratio, 2))
+    ratios = table["ltv_to_cac"].to_numpy(np.float64)
+    for place, ratio, paid, end in zip(places, ratios, cac, ends, strict=True):
+        none = said.free if paid == 0 else said.few
+        text = none if math.isnan(ratio) else said.ratio.format(ratio=write(float(ratio), 2))
         axes.annotate(text, (float(end.max()), float(place)), (8, 0), va="center", fontsize=9,
                       textcoords="offset points", color=INK)  # fmt: skip
     frame(axes, said.title)

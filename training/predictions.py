@@ -85,27 +85,55 @@ class Predictions:
         """Expected net revenue by the end of months 1 to 24, (rows, 24)."""
         return self.gross * (1.0 - self.return_share)[:, None] - self.pending[:, None]
 
-    def rehearsed(self, labels: Mapping[int, Labels], cutoff: int, months: int) -> Rehearsal:
-        """Beside what came: the labels of months 1 to `months`."""
-        at = self.months.index(months)
-        came = np.column_stack([labels[m].net for m in range(1, months + 1)])
+    def rehearsed(
+        self, labels: Mapping[int, Labels], cutoff: int, months: int, rest: float
+    ) -> Rehearsal:
+        """Beside what came: the labels of months 1 to `months`.
+
+        Where costs are known it is the margin that was earned, `rest` being the share of lines
+        without one; else the predicted share of the revenue.
+        """
+        at, each = self.months.index(months), range(1, months + 1)
+        if labels[months].any_cost:
+            earned = np.column_stack([labels[m].earned(rest) for m in each])
+            came = self.flow.present(earned)
+        else:
+            came = self.flow.discounted(np.column_stack([labels[m].net for m in each]), months)
         return Rehearsal(
             cutoff, months, self.value(months), np.ascontiguousarray(self.orders[:, at]),
-            np.ascontiguousarray(self.churn[:, at]),
-            self.flow.discounted(came, months) + self.pending_value, labels[months].churned,
+            np.ascontiguousarray(self.churn[:, at]), came + self.pending_value,
+            labels[months].churned,
         )  # fmt: skip
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of `columns`, in the contract's order."""
+        return _names(self.months, self.intervals is not None)
 
     def columns(self) -> dict[str, Floats]:
         """The predictions table's columns of every horizon, in the contract's order."""
+        return dict(zip(self.names, self._numbers(), strict=True))
+
+    def rows(self) -> list[list[float | None]]:
+        """The values of `columns` by row; None for what is no number."""
+        return _plain(self._numbers())
+
+    def _numbers(self) -> Floats:
+        """The values of `columns`, (columns, rows)."""
         table, _ = self._told
-        names = _names(self.months, self.intervals is not None)
-        return {name: table[j, k] for j, k, name in names}
+        own = table if self.intervals else table[:, : len(MEANS)]
+        return own.reshape(len(self.names), len(self.gross))
 
     def next_order(self) -> Floats:
         """Months until the next order, the median of those who come back: see `kernels`."""
         if self.silence is None:
             return np.full(len(self.gross), np.nan)
         return kernels.next_orders(self.silence)
+
+    @property
+    def driver_names(self) -> tuple[str, ...]:
+        """Names of `drivers`; without a pace there are none."""
+        return () if self.pace is None else _driver_names(self.months)
 
     def drivers(self) -> dict[str, Floats]:
         """What makes up gross revenue, which is the product of the three at each horizon.
@@ -116,11 +144,15 @@ class Predictions:
         """
         if self.pace is None:
             return {}
-        _, parts = self._told
-        found = {"orders_per_month": self.pace}
-        for j, h in enumerate(self.months):
-            found[f"order_value_{h}m"], found[f"active_months_{h}m"] = parts[j]
-        return found
+        parts = self._told[1].reshape(2 * len(self.months), len(self.pace))
+        return dict(zip(self.driver_names, (self.pace, *parts), strict=True))
+
+    def driver_rows(self) -> list[list[float | None]]:
+        """The values of `drivers` by row; None for what is no number."""
+        if self.pace is None:
+            return [[] for _ in self.gross]
+        parts = self._told[1].reshape(2 * len(self.months), len(self.pace))
+        return _plain(np.vstack((self.pace, parts)))
 
     @cached_property
     def _told(self) -> tuple[Floats, Floats]:
@@ -130,16 +162,30 @@ class Predictions:
         rows = (self.gross, self.orders, self.churn, pace, self.return_share, self.pending)
         wider, common = sure.beyond(h) if sure else np.zeros((2, len(h)))
         return kernels.told(
-            *rows, flow.margin, flow.weights, flow.costs(h), np.array(h, np.int64), wider, common,
+            *rows, flow.margin, flow.factors, flow.costs(h), np.array(h, np.int64), wider, common,
             sure.shape if sure else kernels.NO_SHAPE,
         )  # fmt: skip
 
 
 @lru_cache(maxsize=64)
-def _names(months: tuple[int, ...], sure: bool) -> tuple[tuple[int, int, str], ...]:
-    """Horizon, column and name of each column, in the contract's order."""
+def _names(months: tuple[int, ...], sure: bool) -> tuple[str, ...]:
+    """Name of each column, in the contract's order."""
     return tuple(
-        (j, k, f"clv_{h}m_{name}" if k >= len(MEANS) else f"{name}_{h}m")
-        for j, h in enumerate(months)
+        f"clv_{h}m_{name}" if k >= len(MEANS) else f"{name}_{h}m"
+        for h in months
         for k, name in enumerate(kernels.TOLD if sure else MEANS)
     )
+
+
+@lru_cache(maxsize=64)
+def _driver_names(months: tuple[int, ...]) -> tuple[str, ...]:
+    each = (f"{name}_{h}m" for h in months for name in ("order_value", "active_months"))
+    return ("orders_per_month", *each)
+
+
+def _plain(columns: Floats) -> list[list[float | None]]:
+    """Values by row as Python's own, None for what is no number."""
+    rows: list[list[float | None]] = columns.T.tolist()
+    if np.isnan(columns).any():
+        return [[None if value != value else value for value in row] for row in rows]  # noqa: PLR0124
+    return rows

@@ -31,6 +31,7 @@ from features.spine import DAY, add_months
 from features.store import Store
 from training.anchor import Anchor
 from training.calibration import NONE
+from training.inputs import varying
 from training.intervals import Intervals
 from training.members import Booster, Problem
 from training.predictions import Predictions
@@ -63,6 +64,7 @@ class Newcomer:
     orders_per_day: float
     return_share: float
     settings: Settings
+    cashflow: Cashflow  # how money is counted
 
     def order_days(self, as_of: int) -> Floats:
         """Expected order days by the end of month h of somebody whose first falls into month m.
@@ -76,10 +78,6 @@ class Newcomer:
         middle = (ends[:-1] + ends[1:]) / 2
         left = np.maximum(ends[1:] - middle[:, None], 0.0)
         return np.triu(1.0 + self.anchor.newcomers_orders(left))
-
-    def flow(self) -> Cashflow:
-        """How money is counted."""
-        return Cashflow.of(self.settings.business)
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class ProspectModel:
             churn=churn[:, at],
             return_share=np.full(len(rows), newcomer.return_share),
             pending=np.zeros(len(rows)),
-            flow=newcomer.flow(),
+            flow=newcomer.cashflow,
             intervals=self.intervals,
             # Nobody knows the rhythm of somebody who never ordered: it is the mean of two years.
             pace=orders[:, -1] / MAX_MONTHS,
@@ -252,7 +250,8 @@ def _fitted(
     rows, conversions = waiting.rows, waiting.conversions
     age = rows.column(people.AGE.name)
     model = ProspectModel(
-        table=table, vocabulary=vocabulary, columns=_varying(rows), members={}, level=0.0,
+        table=table, vocabulary=vocabulary,
+        columns=varying(rows.values, rows.catalogue.names), members={}, level=0.0,
         people=len(np.unique(rows.who)),
         conversions=conversions, age=float(np.median(age)),
     )  # fmt: skip
@@ -338,14 +337,6 @@ def _order_days(churn: Floats, newcomer: Floats) -> Floats:
 def _month_ends(as_of: int, zone: str) -> Floats:
     """Days from `as_of` to the end of months 1 to 24."""
     return np.array([(add_months(as_of, m + 1, zone) - as_of) / DAY for m in range(MAX_MONTHS)])
-
-
-def _varying(rows: Rows) -> tuple[str, ...]:
-    """Columns with two different known values, or known and unknown ones."""
-    first = rows.values[0]
-    same = (rows.values == first) | (np.isnan(rows.values) & np.isnan(first))
-    flat = same.all(axis=0)
-    return tuple(n for n, f in zip(rows.catalogue.names, flat, strict=True) if not f)
 
 
 def golden_rows(model: ProspectModel) -> Floats:

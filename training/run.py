@@ -75,6 +75,7 @@ class Trained:
             "fingerprint": self.ingested.fingerprint,
             "test": self.test.as_dict() if self.test else None,
             "no_prospects": self.model.no_prospects,
+            "margins": self.model.margins.as_dict() if self.model.margins else None,
             "tuned": self.tuned.as_dict() if self.tuned else None,
             "gate": self.verdict.as_dict() if self.verdict else None,
             "seconds": round(self.seconds, 1),
@@ -97,11 +98,14 @@ def find_settings(data: Data, config: Path | None = None) -> Settings:
 
 @contextmanager
 def read(
-    data: Data, settings: Settings, progress: Progress | None = None
+    data: Data, settings: Settings, progress: Progress | None = None, kinds: str | None = None
 ) -> Iterator[tuple[Store, Ingested]]:
-    """Check and normalise `data` into a store that lives as long as the context."""
+    """Check and normalise `data` into a store that lives as long as the context.
+
+    `kinds` of events: see `features.tables.ingest`.
+    """
     with tempfile.TemporaryDirectory(prefix="clv-") as work:
-        found = tables.ingest(data, settings, Path(work), progress=progress)
+        found = tables.ingest(data, settings, Path(work), progress=progress, kinds=kinds)
         yield Store.of(found), found
 
 

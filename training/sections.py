@@ -15,6 +15,7 @@ import pandas as pd
 
 from training import plots
 from training.compared import Compared
+from training.curves import CalibrationLabels, deciles_drawn, gain_drawn, reliability_drawn
 from training.judgement import CHURN_INTERVALS, VALUE_INTERVALS, Judgement
 from training.metrics import (
     ABS_BIAS,
@@ -370,18 +371,16 @@ def warnings(test: Judgement) -> list[Block]:
 
 def figures(test: Judgement) -> dict[str, Figure]:
     """All pictures of a test by name."""
-    currency, ours = _currency(test), test.ours
-    churn = test.churn[ours]
-    both = {
-        "before calibration": test.model.calibration.undone(churn), "after calibration": churn
-    }  # fmt: skip
+    currency = _currency(test)
+    curves, said = test.curves(), CalibrationLabels()
+    both = {said.before: curves.calibration["before"], said.after: curves.calibration["after"]}
     steps = (_steps(test.by_month[name]) for name in ("predicted", "actual"))
     each = list(range(1, test.months + 1))
     return {
-        "decile": plots.decile_chart(test.actual, test.values[ours], currency=currency),
-        "gain": plots.gain_curve(test.actual, test.values),
+        "decile": deciles_drawn(curves.deciles, currency=currency),
+        "gain": gain_drawn(curves.perfect, curves.gains, len(test.actual)),
         "tracking": plots.tracking_plot(each, *steps, currency=currency),
-        "calibration": plots.calibration_plot(test.churned, both),
+        "calibration": reliability_drawn(both),
         "coverage": plots.coverage_chart(test.coverage()),
         "profit": plots.profit_chart(_curve(test), test.campaign.share, currency=currency),
     }

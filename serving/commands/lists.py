@@ -34,6 +34,10 @@ class Wanted:
         list[str] | None,
         typer.Option(help="contacted:DAYS, churned, churned:CHANCE, no-consent or COLUMN=VALUE."),
     ] = None
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help='Only those of whom it holds: churn_12m >= 0.3, country == "DE".'),
+    ] = None
     channel: Annotated[
         str | None, typer.Option(help="Way of contact; only who consents to it: email, sms, ads.")
     ] = None
@@ -59,7 +63,7 @@ class Wanted:
         return Asked(
             self.top, self.budget, self.offer_cost, self.offer, self.control,
             tuple(self.exclude or ()), self.channel, self.horizon, self.kind, self.campaign,
-            self.seed, self.on,
+            self.seed, self.on, tuple(self.where or ()),
         )  # fmt: skip
 
 
@@ -117,13 +121,13 @@ def target(
         model = load(uplift)
     channels: list[Any] = []
 
-    def gain(table: Any, months: int, settings: Any, store: Any) -> Any:
+    def gain(table: Any, months: int, settings: Any, known: Any) -> Any:
         if prospects:
-            table = waiting.channel_of(store, waiting.valued(table, months))
+            table = waiting.channel_of(known, waiting.valued(table, months))
             channels.append(waiting.by_channel(table, months))
             return table, waiting.prospect_gain(table, months)
         if model is not None:
-            return uplifted(model, table, store)
+            return uplifted(model, table, known.store)
         return table, kept_gain(table, months, settings.judgement.save_rate)
 
     def others(table: Any, _: int) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.commands.options import Config, DataArg, Json, print_json
+from serving.commands.options import Config, DataArg, Json, Language, print_json
 
 __all__ = ["COMMANDS"]
 
@@ -27,6 +27,7 @@ def report(
         Path | None,
         typer.Option(help="Folder of the model; default: the version that predictions name."),
     ] = None,
+    language: Language = "en",
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -34,17 +35,20 @@ def report(
 
     A page (.html) is one file without any list of customers; a workbook (.xlsx) holds them too.
 
-    Example: clv report ./shop --predictions p.csv --out clv.xlsx
+    Example: clv report ./shop --predictions p.csv --out clv.xlsx --language de
     """
     from features import campaigns, formats
     from serving.batch import require_writable
     from serving.decisions import files
+    from serving.decisions.loyalty import KINDS
     from serving.decisions.report import report as all_of
     from serving.decisions.report import require_size
     from serving.progress import shown
     from serving.views import page, workbook
+    from serving.views.language import words
     from training.run import find_settings, read
 
+    say = words(language)
     require_writable(out, (".xlsx", ".html"))
     table = files.predictions(predictions)
     view = page if out.suffix == ".html" else workbook
@@ -57,14 +61,14 @@ def report(
     if "spend" in formats.tables(data, settings):
         paid = campaigns.spend(data, settings)
     with shown(as_json) as progress:
-        with read(data, settings, progress) as (store, _):
+        with read(data, settings, progress, KINDS) as (store, _):
             made = all_of(store, table, settings, spend=paid, horizon=horizon, top=top,
                           scores=scores, progress=progress)  # fmt: skip
-        rows = view.write(made, out, progress)
+        rows = view.write(made, out, say, progress)
     if as_json:
         print_json({**made.as_dict(), "sheets": rows, "out": str(out)})
     else:
-        print(workbook.terminal(made, out, rows))
+        print(workbook.terminal(made, out, rows, say))
 
 
 def _scores(model: Path | None) -> Callable[[str], Mapping[str, Any]]:

@@ -25,7 +25,7 @@ def serve(
         str | None, typer.Option(help="FILE of clv predict, or latest, to look customers up in.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="DATA beside which clv.toml lies; default: CLV_HOME.")
+        str | None, typer.Option(help="DATA that the desk shows more of; clv.toml beside it.")
     ] = None,
     config: Config = None,
     print_config: Annotated[
@@ -33,7 +33,9 @@ def serve(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Answer over HTTP: one customer from raw orders in a millisecond.
+    """Answer over HTTP: one customer from raw orders in a millisecond, and a desk for marketing.
+
+    The desk are the pages at /: open the printed address in a browser.
 
     Settings: options, then CLV_SERVING_KEY in the environment, then [serving] of clv.toml.
 
@@ -44,6 +46,7 @@ def serve(
 
     given = {
         "host": host, "port": port, "workers": workers, "model": model, "predictions": predictions,
+        "data": data,
     }  # fmt: skip
     chosen = choose(given, settings_of(data, config))
     if print_config:
@@ -56,7 +59,9 @@ def serve(
 
 def token(
     name: Annotated[str | None, typer.Argument(help="Whom it is for, such as shop.")] = None,
-    role: Annotated[str, typer.Option(help="read, or admin for paths below /admin.")] = "read",
+    role: Annotated[
+        str, typer.Option(help="read; export: lists of the desk too; admin: /admin too.")
+    ] = "read",
     days: Annotated[
         int | None, typer.Option(min=1, help="Good for so many days; default: for ever.")
     ] = None,

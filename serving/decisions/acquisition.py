@@ -64,17 +64,19 @@ def values(
 ) -> pd.DataFrame:
     """What a new customer of each channel is worth: channel, value, sd (standard error), customers.
 
-    New is who signed up in the year before `until`. Value = margin earned since + predicted value
-    of the next `months`; for whom nothing is predicted (no order yet), nothing is counted.
+    New is who signed up in the year before `until`. Value = margin earned since (`margin` being the
+    share of lines without a cost) + predicted value of the next `months`; for whom nothing is
+    predicted (no order yet), nothing is counted.
     """
     recent = people[people["acquired"] >= add_months(until, -RECENT, store.zone)]
     recent = recent.reset_index(drop=True)
     begin = recent["acquired"].to_numpy(np.int64)
-    earned = sums(store, recent["customer_id"].tolist(), [(begin, np.full_like(begin, until))])[0]
+    since = [(begin, np.full_like(begin, until))]
+    earned = sums(store, recent["customer_id"].tolist(), since, margin)[0]
     column = f"clv_{months}m"
     ahead = predictions.set_index("customer_id")[column].reindex(recent["customer_id"]).fillna(0.0)
     recent = recent.assign(ahead=ahead.to_numpy())
-    recent["value"] = earned["revenue"].to_numpy() * margin + recent["ahead"]
+    recent["value"] = earned["margin"].to_numpy() + recent["ahead"]
     shared = float(predictions.get(f"{column}_common", pd.Series([0.0])).iloc[0])
     found = []
     for channel, rows in recent.groupby("channel", sort=True):

@@ -11,54 +11,32 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
-from features import windows
 from features.campaigns import Contacts
 from features.errors import InputError
 from features.spine import DAY, text
-from features.store import Bucket, Store
+from features.store import Store
 from serving.decisions import effects
 from serving.decisions.effects import Measured
-from training.samples import each_bucket
+from serving.decisions.money import realised
 
-__all__ = ["OUTCOMES", "Experiment", "Outcome", "attributes", "experiment", "measured", "sums"]
+__all__ = ["OUTCOMES", "Experiment", "Outcome", "attributes", "experiment", "measured",
+           "require_columns", "sums"]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 Outcome = Literal["margin", "revenue", "orders"]
 OUTCOMES: Final = ("margin", "revenue", "orders")
 YEAR: Final = 365  # days before the contact that balance and CUPED look at
-LINES: Final = [windows.COLUMNS.index(name) for name in ("spend", "refunds", "orders")]
 GIVEN: Final = ("channel", "offer", "segment")  # of contacts, known when the campaign was made
 
 
 def sums(
-    store: Store, ids: Sequence[str], spans: Sequence[tuple[Ints, Ints]]
+    store: Store, ids: Sequence[str], spans: Sequence[tuple[Ints, Ints]], margin: float
 ) -> list[pd.DataFrame]:
-    """Net revenue (money) and orders of customers in spans ``[begin, end)`` of their own, in order.
-
-    One table per span. Nobody is too unknown to count: who has no order, brought 0.
-    """
-    names = pd.Index(np.array(ids, object), dtype=object)
-    found = np.zeros((len(spans), len(ids), 3), np.int64)
-
-    def one(bucket: Bucket) -> None:
-        place = pd.Index(bucket.ids, dtype=object).get_indexer(names)
-        rows = np.flatnonzero(place >= 0)
-        values = np.ascontiguousarray(bucket.columns[:, LINES])
-        who = place[rows].astype(np.int64)
-        for k, (begin, end) in enumerate(spans):
-            found[k, rows] = windows.window_of(
-                bucket.starts, bucket.ts, values, who, begin[rows], end[rows]
-            )
-
-    each_bucket(store, one, 1)
+    """As `money.realised`, in currency: revenue, margin and orders of customers in their spans."""
+    found = realised(store, ids, spans, margin)
     return [
-        pd.DataFrame(
-            {
-                "revenue": (part[:, 0] - part[:, 1]) / store.unit,
-                "orders": part[:, 2].astype(np.float64),
-            }
-        )
-        for part in found
+        each.assign(revenue=each["revenue"] / store.unit, margin=each["margin"] / store.unit)
+        for each in found
     ]
 
 
@@ -71,7 +49,17 @@ def attributes(store: Store, ids: Sequence[str], columns: Sequence[str]) -> pd.D
         No table of customers, or it lacks a column.
     """
     path = store.people(0)
-    have = pq.read_schema(path).names if path.exists() else []
+    require_columns(pq.read_schema(path).names if path.exists() else [], columns)
+    parts = [
+        pd.read_parquet(store.people(i), columns=["customer_id", *columns])
+        for i in range(store.buckets)
+    ]
+    table = pd.concat(parts, ignore_index=True).set_index("customer_id")
+    return table.reindex(pd.Index(ids, dtype=object)).reset_index(drop=True)
+
+
+def require_columns(have: Sequence[str], columns: Sequence[str]) -> None:
+    """Refuse `columns` that the table customers, which has those of `have`, lacks."""
     lacking = [column for column in columns if column not in have]
     if lacking:
         raise InputError(
@@ -79,12 +67,6 @@ def attributes(store: Store, ids: Sequence[str], columns: Sequence[str]) -> pd.D
             f"{', '.join(sorted(set(have) - {'customer_id'})) or 'no such table'}. Add it to "
             "customers.csv beside the orders."
         )
-    parts = [
-        pd.read_parquet(store.people(i), columns=["customer_id", *columns])
-        for i in range(store.buckets)
-    ]
-    table = pd.concat(parts, ignore_index=True).set_index("customer_id")
-    return table.reindex(pd.Index(ids, dtype=object)).reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -110,7 +92,7 @@ def experiment(
 ) -> Experiment:
     """What each customer did in the `days` from the contact of a campaign, and in the year before.
 
-    `margin` is the share of net revenue that is earned.
+    `margin` is the share that is earned of lines without a cost.
 
     Raises
     ------
@@ -132,12 +114,12 @@ def experiment(
         )
     ids = table["customer_id"].tolist()
     spans = [(start, end), (start - YEAR * DAY, start), (start - min(days, YEAR) * DAY, start)]
-    after, past, recent = sums(store, ids, spans)
+    after, past, recent = sums(store, ids, spans, margin)
     frame = table[["customer_id", "arm"]].copy()
-    frame[outcome] = _money(after, outcome, margin)
+    frame[outcome] = after[outcome].to_numpy(np.float64)
     before = {
-        f"{outcome} in the year before": _money(past, outcome, margin),
-        f"orders in the {min(days, YEAR)} days before": recent["orders"].to_numpy(),
+        f"{outcome} in the year before": past[outcome].to_numpy(np.float64),
+        f"orders in the {min(days, YEAR)} days before": recent["orders"].to_numpy(np.float64),
     }
     if "predicted" in table and table["predicted"].notna().all():
         before["the value predicted before"] = table["predicted"].to_numpy(np.float64)
@@ -159,13 +141,6 @@ def _once(contacts: pd.DataFrame) -> pd.DataFrame:
         paid = table.groupby(["customer_id", "arm"], sort=False)["cost"].sum(min_count=1)
         first["cost"] = paid.to_numpy()
     return first
-
-
-def _money(found: pd.DataFrame, outcome: Outcome, margin: float) -> npt.NDArray[np.float64]:
-    if outcome == "orders":
-        return found["orders"].to_numpy(np.float64)
-    factor = margin if outcome == "margin" else 1.0
-    return found["revenue"].to_numpy(np.float64) * factor
 
 
 def _level(store: Store, table: pd.DataFrame, name: str) -> Any:

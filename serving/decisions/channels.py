@@ -29,9 +29,10 @@ from features.spine import instant, text
 from features.store import Store
 from serving.decisions import retention
 from serving.decisions.campaigns import attributes
-from serving.decisions.journeys import journeys
+from serving.decisions.journeys import Journeys, journeys
 from serving.decisions.money import acquisitions
 from serving.decisions.returns import MONTHS, Returns, horizons, returns
+from serving.views.language import Note
 from training.intervals import Interval, total
 
 __all__ = ["ALL", "COHORTS", "FEW", "FEWEST", "Channels", "channels", "require"]
@@ -105,6 +106,8 @@ def channels(
     *,
     cohort: str | None = None,
     since: str | None = None,
+    people: pd.DataFrame | None = None,
+    found: Journeys | None = None,
 ) -> Channels:
     """The economics of each channel, over the whole months that the table of spend covers.
 
@@ -113,6 +116,8 @@ def channels(
     spend : what `features.campaigns.spend` gives.
     cohort : ``month`` or ``quarter``, to tell these apart too.
     since : the first month, ``2024-05``; by default that of the spend.
+    people, found : what `money.known_people` and `journeys.journeys` give of the same moment, if
+        they are there already.
 
     Raises
     ------
@@ -123,7 +128,7 @@ def channels(
     months = [m for m in SPANS if m <= max(horizons(predictions))]
     as_of = min(instant(str(predictions["as_of"].iloc[0]), store.zone), store.coverage_end)
     paid = _whole_months(spend, text(as_of, store.zone)[:7], since)
-    people, unknown = _people(store, as_of, paid)
+    people, unknown = _people(store, as_of, paid, people)
     people = people.assign(cohort=_cohorts(people["month"], cohort))
     paid = paid.assign(cohort=_cohorts(paid["month"], cohort))
     buyers = people[people["first"] < NEVER].reset_index(drop=True)
@@ -131,7 +136,7 @@ def channels(
     brought = returns(store, buyers["customer_id"].tolist(), begin, as_of, predictions, flow)
     made = _Made(people, buyers, paid, brought, predictions, tuple(months))
     table = pd.DataFrame(made.rows(cohort is not None))
-    span, again = _again(store, as_of, buyers, cohort is not None)
+    span, again = _again(store, as_of, buyers, cohort is not None, found)
     if span is not None:
         table = table.merge(again, how="left", on=["channel", "cohort"])
     return Channels(
@@ -141,13 +146,13 @@ def channels(
 
 
 def _notes(unknown: int, longest: int, table: pd.DataFrame) -> tuple[str, ...]:
-    notes = []
+    notes = list[str]()
     if table["note"].str.contains("no spend").any():
-        notes.append(f"{ALL} is blended: who came without any spend counts in it too")
+        notes.append(Note.of("notes.blended"))
     if unknown:
-        notes.append(f"{unknown:,} who were won in these months have no acquisition_channel")
+        notes.append(Note.of("notes.unknown_channel", customers=unknown))
     if longest < MONTHS:
-        notes.append("24 months of value take predictions of them: clv predict --horizons 12,24")
+        notes.append(Note.of("notes.short_value"))
     return tuple(notes)
 
 
@@ -162,19 +167,21 @@ def _whole_months(spend: pd.DataFrame, now: str, since: str | None) -> pd.DataFr
     return known.reset_index(drop=True)
 
 
-def _people(store: Store, as_of: int, paid: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+def _people(
+    store: Store, as_of: int, paid: pd.DataFrame, known: pd.DataFrame | None
+) -> tuple[pd.DataFrame, int]:
     """Who was won in the months of spend by a channel that is known, and how many by none."""
     attributes(store, [], ["acquisition_channel"])  # refuses what is missing
-    people = acquisitions(store, as_of, paid)
+    people = acquisitions(store, as_of, paid, known)
     inside = people["month"].between(paid["month"].min(), paid["month"].max())
-    known = people[inside & people["channel"].notna()]
-    if known.empty:
+    told = people[inside & people["channel"].notna()]
+    if told.empty:
         raise InputError(
             "Somebody must have an acquisition_channel in the table customers and have been won "
             f"from {paid['month'].min()} to {paid['month'].max()}, the months of spend. Nobody has."
             " Fill in the column, and acquired_at if there is one."
         )
-    return known.reset_index(drop=True), int(inside.sum()) - len(known)
+    return told.reset_index(drop=True), int(inside.sum()) - len(told)
 
 
 def _cohorts(month: pd.Series, cohort: str | None) -> pd.Series:
@@ -305,11 +312,11 @@ def _note(customers: int, cost: float) -> str:
 
 
 def _again(
-    store: Store, as_of: int, buyers: pd.DataFrame, by_cohort: bool
+    store: Store, as_of: int, buyers: pd.DataFrame, by_cohort: bool, found: Journeys | None
 ) -> tuple[int | None, pd.DataFrame]:
     """Repeat rate and retention of each row's customers, and the months that they look at."""
     try:
-        found = journeys(store, as_of)
+        found = journeys(store, as_of) if found is None else found
         months = retention.span(found)
     except InputError:
         return None, pd.DataFrame()  # too short a history to tell

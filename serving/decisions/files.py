@@ -21,6 +21,8 @@ __all__ = ["KINDS", "horizon_of", "horizons", "neutral", "predictions", "read", 
 
 KINDS: Final = (*batch.KINDS, ".xlsx")
 ROWS: Final = 1_048_575  # of a worksheet, below its header
+MANY: Final = 20_000  # rows of a workbook from which it is not held in memory
+BLOCK: Final = 10_000  # rows that are laid out at a time
 NUMBER: Final = re.compile(
     r"(revenue|orders|churn|margin|retention_cost|clv|order_value|active_months)_\d+m(_\w+)?"
     r"|orders_per_month|inactive_\w+"
@@ -195,6 +197,7 @@ def write(
 
 def _workbook(tables: Mapping[str, pd.DataFrame], out: Path) -> None:
     import xlsxwriter
+    from xlsxwriter.exceptions import FileCreateError
 
     longest = max(len(table) for table in tables.values())
     if longest > ROWS:
@@ -202,18 +205,32 @@ def _workbook(tables: Mapping[str, pd.DataFrame], out: Path) -> None:
             f"A worksheet takes {ROWS:,} rows. Got {longest:,}. Write --out as .csv or .parquet."
         )
     plain = {"strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False}
-    with batch.replacing(out) as temporary, xlsxwriter.Workbook(str(temporary), plain) as book:
-        # The moment of writing would make equal tables differ.
-        book.set_properties({"created": datetime(2000, 1, 1)})
-        bold = book.add_format({"bold": True})
-        for sheet, frame in tables.items():
-            page = book.add_worksheet(sheet)
-            page.freeze_panes(1, 0)
-            for j, name in enumerate(frame):
-                page.write_string(0, j, str(name), bold)
-                page.set_column(j, j, max(12, min(len(str(name)) + 2, 40)))
-                for i, value in enumerate(frame[name].tolist(), 1):
-                    _cell(page, i, j, value)
+    # Row by row on disk, at the price of every text anew where some programs look for it once.
+    plain["constant_memory"] = sum(len(table) for table in tables.values()) > MANY
+    with batch.replacing(out) as temporary:
+        try:
+            with xlsxwriter.Workbook(str(temporary), plain) as book:
+                # The moment of writing would make equal tables differ.
+                book.set_properties({"created": datetime(2000, 1, 1)})
+                bold = book.add_format({"bold": True})
+                for sheet, frame in tables.items():
+                    _sheet(book.add_worksheet(sheet), frame, bold)
+        except FileCreateError as error:  # its own word for a full disk
+            raise error.args[0] from None
+
+
+def _sheet(page: Any, frame: pd.DataFrame, bold: Any) -> None:
+    """A table as a worksheet, written from the top: what was written may be on disk already."""
+    page.freeze_panes(1, 0)
+    for j, name in enumerate(frame):
+        page.write_string(0, j, str(name), bold)
+        page.set_column(j, j, max(12, min(len(str(name)) + 2, 40)))
+    for start in range(0, len(frame), BLOCK):
+        block = frame.iloc[start : start + BLOCK]
+        columns = [block[name].tolist() for name in block]
+        for i, row in enumerate(zip(*columns, strict=True), start + 1):
+            for j, value in enumerate(row):
+                _cell(page, i, j, value)
 
 
 def _cell(page: Any, row: int, column: int, value: Any) -> None:

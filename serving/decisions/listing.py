@@ -8,20 +8,26 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from features.campaigns import Contacts, contacts
 from features.errors import InputError
 from features.settings import Settings, written
-from features.store import Store
 from serving.decisions import audiences, files, targets
-from serving.decisions.campaigns import attributes
+from serving.decisions.known import Known, OfStore
 from serving.decisions.targets import Chosen, Gain
 from training.fitting import Progress
+from training.intervals import total
 from training.run import find_settings, read, settings_file
 
-__all__ = ["Asked", "listed", "parts_of", "reasons_text", "save"]
+__all__ = [
+    "Asked", "List", "Others", "Ranking", "audience_of", "composed", "cost_of", "listed",
+    "parts_of", "reasons_text", "save",
+]  # fmt: skip
 
+#: The predictions with columns of its own, and what contacting each brings.
+Ranking = Callable[[pd.DataFrame, int, Settings, Known], tuple[pd.DataFrame, Gain]]
+#: Rules by name, with a flag for whom each leaves out.
+Others = Callable[[pd.DataFrame, int], Sequence[tuple[str, Any]]]
 PROSPECT: Final = ("value_if_won", "justified_cost", "justified_cost_if_won")
 ALONGSIDE: Final = (
     "evidence", "p_return", "value_if_back", "uplift", "next_order_on", "acquisition_channel",
@@ -45,6 +51,26 @@ class Asked:
     campaign: str = ""
     seed: int = 0
     on: str | None = None  # date of the contacts, by default that of the predictions
+    where: tuple[str, ...] = ()  # conditions that all must hold, see `targets.wanted`
+
+    def require(self) -> None:
+        """Refuse a form that is none.
+
+        Raises
+        ------
+        InputError
+            An unknown platform.
+        """
+        if self.kind != "csv" and self.kind not in audiences.FORMATS:
+            raise InputError(
+                f"--format must be csv, {', '.join(audiences.FORMATS)}. Got {self.kind!r}."
+            )
+
+    @property
+    def consents(self) -> list[str]:
+        """Ways of contact that must be agreed to; a platform needs its own, whatever is named."""
+        wanted = (self.channel, audiences.CHANNEL.get(self.kind))
+        return list(dict.fromkeys(each for each in wanted if each))
 
 
 @dataclass(frozen=True)
@@ -59,6 +85,16 @@ class List:
     contacts: pd.DataFrame | None
     audience: pd.DataFrame | None
 
+    @property
+    def worth(self) -> tuple[float, float, float]:
+        """What those to contact are worth together, with its 10 and 90 % points."""
+        rows, column = self.chosen.treated, f"clv_{self.months}m"
+        value, spread, common = (
+            targets.numbers(rows, name) for name in (column, f"{column}_sd", f"{column}_common")
+        )
+        found = total(value, spread, float(common[0]) if len(common) else 0.0)
+        return found.value, found.low, found.high
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values; no customer's."""
         rest = {} if self.audience is None else {"matchable": len(self.audience)}
@@ -72,12 +108,12 @@ def listed(
     data: str,
     table: str | Path,
     asked: Asked,
-    gain: Callable[[pd.DataFrame, int, Settings, Store], tuple[pd.DataFrame, Gain]],
+    gain: Ranking,
     *,
     config: Path | None = None,
     with_contacts: bool = False,
     progress: Progress | None = None,
-    out: Callable[[pd.DataFrame, int], Sequence[tuple[str, Any]]] | None = None,
+    out: Others | None = None,
 ) -> List:
     """A list by the gain that `gain` gives, after the exclusions and those of `out`.
 
@@ -86,44 +122,78 @@ def listed(
     InputError
         A table, column or option is missing or not as it must be.
     """
-    if asked.kind != "csv" and asked.kind not in audiences.FORMATS:
-        raise InputError(
-            f"--format must be csv, {', '.join(audiences.FORMATS)}. Got {asked.kind!r}."
-        )
+    asked.require()
     predictions = files.predictions(table)
-    months = files.horizon_of(predictions, asked.horizon)
+    files.horizon_of(predictions, asked.horizon)
     settings = find_settings(data, config)
-    cost = _cost(asked, data, config, settings)
-    # A platform needs its own consent, whatever else is named.
-    wanted = dict.fromkeys(c for c in (asked.channel, audiences.CHANNEL.get(asked.kind)) if c)
-    channel = next(iter(wanted), None)
+    cost = cost_of(asked, settings_file(data, config), settings)
+    # Before the orders: reading those takes longer.
     past = _contacts(data, settings, asked.exclude)
+    moment = str(predictions["as_of"].iloc[0])
     with read(data, settings, progress) as (store, _):
-        rules = targets.excluded(asked.exclude, predictions, months, store, past, list(wanted))
-        rules += list(out(predictions, months)) if out else []
-        predictions, gains = gain(predictions, months, settings, store)
-        chosen = targets.choose(
-            predictions, gains, cost=cost, top=asked.top, budget=asked.budget,
-            control=asked.control, out=rules, name=asked.campaign, seed=asked.seed,
-        )  # fmt: skip
-        if channel is None:
-            note = "no channel was named, so nobody's consent was looked at (--channel email)"
-            chosen = replace(chosen, notes=(*chosen.notes, note))
-        made = _audience(chosen, asked.kind, store, months) if asked.kind != "csv" else None
+        known = OfStore(store, predictions["customer_id"], moment, lambda: past)
+        return composed(
+            predictions, asked, gain, known, settings, cost, out, with_contacts=with_contacts
+        )
+
+
+def composed(
+    predictions: pd.DataFrame,
+    asked: Asked,
+    gain: Ranking,
+    known: Known,
+    settings: Settings,
+    cost: float,
+    out: Others | None = None,
+    *,
+    with_contacts: bool = False,
+    with_audience: bool = True,
+) -> List:
+    """A list of the rows of `predictions`, of which `known` tells more; `cost` is of one contact.
+
+    Without `with_audience` a platform's consent counts, and its file is not made.
+
+    Raises
+    ------
+    InputError
+        What is asked for is not known, or nobody is left.
+    """
+    asked.require()
+    months, consents = files.horizon_of(predictions, asked.horizon), asked.consents
+    rules = targets.excluded(asked.exclude, predictions, months, known, consents)
+    rules += targets.wanted(asked.where, predictions, known)
+    rules += list(out(predictions, months)) if out else []
+    predictions, gains = gain(predictions, months, settings, known)
+    chosen = targets.choose(
+        predictions, gains, cost=cost, top=asked.top, budget=asked.budget,
+        control=asked.control, out=rules, name=asked.campaign, seed=asked.seed,
+    )  # fmt: skip
+    if not consents:
+        note = "no channel was named, so nobody's consent was looked at (--channel email)"
+        chosen = replace(chosen, notes=(*chosen.notes, note))
     as_of = str(predictions["as_of"].iloc[0])
-    drawn = None
+    made = drawn = None
+    if with_audience and asked.kind != "csv":
+        made = audience_of(chosen.treated, asked.kind, known, months)
     if with_contacts:
         drawn = targets.contacts_table(
             chosen, asked.campaign, asked.on or as_of, settings.business.time_zone,
-            f"clv_{months}m", channel, asked.offer,
+            f"clv_{months}m", next(iter(consents), None), asked.offer,
         )  # fmt: skip
     return List(chosen, months, as_of, cost, settings, drawn, made)
 
 
-def _cost(asked: Asked, data: str, config: Path | None, settings: Settings) -> float:
+def cost_of(asked: Asked, file: Path | None, settings: Settings) -> float:
+    """Money for one contact: as asked, else as the settings `file` says.
+
+    Raises
+    ------
+    InputError
+        A budget without a cost.
+    """
     if asked.offer_cost is not None:
         return asked.offer_cost
-    known = "contact_cost" in written(settings_file(data, config), "judgement")
+    known = "contact_cost" in written(file, "judgement")
     if asked.budget is not None and not known:
         raise InputError(
             "--budget needs the cost of one contact. Got none. Say --offer-cost, or set "
@@ -139,13 +209,17 @@ def _contacts(data: str, settings: Settings, rules: Sequence[str]) -> Contacts |
     return contacts(data, settings)
 
 
-def _audience(chosen: Chosen, kind: str, store: Store, months: int) -> pd.DataFrame:
-    """The treated only: who is control must not be reached."""
-    treated = chosen.treated.reset_index(drop=True)
-    path = store.people(0)
-    have = pq.read_schema(path).names if path.exists() else []
-    known = [column for column in audiences.PERSON if column in have]
-    people = attributes(store, treated["customer_id"].tolist(), known)
+def audience_of(treated: pd.DataFrame, kind: str, known: Known, months: int) -> pd.DataFrame:
+    """A platform's file of the treated only: who is control must not be reached.
+
+    Raises
+    ------
+    InputError
+        See `audiences.audience`.
+    """
+    treated = treated.reset_index(drop=True)
+    columns = [column for column in audiences.PERSON if column in known.names]
+    people = known.attributes(columns, treated["customer_id"].tolist())
     value = f"clv_{months}m"
     churn = f"churn_{months}m"
     people = people.assign(**{value: treated[value].round(2), churn: treated[churn].round(4)})

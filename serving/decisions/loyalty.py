@@ -24,13 +24,16 @@ from features.store import Events, Store
 from serving.decisions.campaigns import attributes
 from serving.decisions.journeys import Journeys
 from serving.decisions.retention import FEWEST, by_group
+from serving.views.language import Note
 
-__all__ = ["Beside", "banded", "beside", "kinds"]
+__all__ = ["KINDS", "Beside", "banded", "beside", "kinds"]
 
 Floats = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.object_]
 SCORE: Final = re.compile(r"survey|score|nps|csat|rating|review", re.IGNORECASE)
 MEMBER: Final = re.compile(r"loyal|member|club|point|tier", re.IGNORECASE)
+#: Of the events that are looked at here, what their kind holds.
+KINDS: Final = f"{SCORE.pattern}|{MEMBER.pattern}"
 FEW: Final = 5  # different values that each stand for themselves
 MOST: Final = 20  # levels of a column
 NONE: Final = "none"
@@ -83,7 +86,7 @@ def beside(
         level = _levels(attributes(store, found.ids.tolist(), [name])[name], name)
         tables.append(_table(found, f"customers.{name}", level, months))
     if any(str(table["source"].iloc[0]).startswith("customers.") for table in tables):
-        notes.append("columns of customers are as of today: a later change counts for the past")
+        notes.append(Note.of("notes.as_of_today"))
     names = ["source", "level", "customers", "retention", "low", "high"]
     whole = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
     return Beside(whole, tuple(notes))

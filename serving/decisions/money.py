@@ -24,13 +24,13 @@ from features.store import ALWAYS, Bucket, Store
 from training.samples import each_bucket
 
 __all__ = [
-    "GIVEN", "NONE", "SHARED", "UNKNOWN", "acquisitions", "dealt", "earning", "realised",
-    "realised_before",
+    "GIVEN", "NONE", "SHARED", "UNKNOWN", "acquisitions", "dealt", "earning", "known_people",
+    "realised", "realised_before",
 ]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 ORDERS: Final = windows.COLUMNS.index("orders")
-COST: Final = windows.COLUMNS.index("cost")
+COST, COSTED = (windows.COLUMNS.index(name) for name in ("cost", "costed"))
 #: Where an acquisition cost comes from, see `acquisitions`.
 GIVEN, SHARED, NONE, UNKNOWN = "given", "shared", "none", "unknown"
 LARGEST: Final = Decimal(10) ** 12  # money paid for one customer
@@ -81,10 +81,7 @@ def realised_before(store: Store, until: int, margin: float) -> pd.DataFrame:
 
 def earning(bucket: Bucket) -> Ints:
     """Of each line the amount, the part of it whose cost is known, that cost, and a new order."""
-    known = np.zeros_like(bucket.amount)
-    if bucket.costed is not None:
-        known = np.where(bucket.costed, bucket.amount, 0)
-    columns = (bucket.amount, known, bucket.columns[:, COST], bucket.columns[:, ORDERS])
+    columns = (bucket.amount, *(bucket.columns[:, k] for k in (COSTED, COST, ORDERS)))
     return np.ascontiguousarray(np.stack(columns, axis=1))
 
 
@@ -94,11 +91,17 @@ def _earned(sums: Ints, margin: float) -> pd.DataFrame:
     return pd.DataFrame({"revenue": revenue, "margin": known - cost + share, "orders": orders})
 
 
-def acquisitions(store: Store, until: int, spend: pd.DataFrame | None = None) -> pd.DataFrame:
+def acquisitions(
+    store: Store,
+    until: int,
+    spend: pd.DataFrame | None = None,
+    people: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """When and where everybody was won who was known before the instant `until`, and for how much.
 
     Known are people of the table customers who signed up (acquired_at) or ordered before, and all
-    who ordered. `spend` is what `features.campaigns.spend` gives.
+    who ordered. `spend` is what `features.campaigns.spend` gives, `people` what `known_people`
+    gives of the same moment, if it is there already.
 
     Returns
     -------
@@ -121,14 +124,13 @@ def acquisitions(store: Store, until: int, spend: pd.DataFrame | None = None) ->
     InputError
         An acquisition_cost is no money.
     """
-    parts = [_people(store, index, until) for index in range(store.buckets)]
-    found = pd.concat(parts, ignore_index=True).sort_values("customer_id", ignore_index=True)
-    local = pd.to_datetime(found["acquired"], unit="us", utc=True).dt.tz_convert(store.zone)
-    found["month"] = local.dt.strftime("%Y-%m").astype(object)
+    found = (known_people(store, until) if people is None else people).copy()
     cost, source = _shares(found, spend, text(until, store.zone)[:7], store.unit)
-    told = [_paid(value, store.unit) for value in found.pop("told")]
-    given = np.array([value is not None for value in told], bool)
-    cost[given] = [value for value in told if value is not None]
+    told = found.pop("told")
+    written = np.flatnonzero(told.notna().to_numpy())
+    paid = [_paid(value, store.unit) for value in told.iloc[written]]
+    given = np.array([i for i, money in zip(written, paid, strict=True) if money is not None], int)
+    cost[given] = [money for money in paid if money is not None]
     source[given] = GIVEN
     found["cost"] = pd.array(cost, "Int64")
     found.loc[source == UNKNOWN, "cost"] = pd.NA
@@ -136,9 +138,24 @@ def acquisitions(store: Store, until: int, spend: pd.DataFrame | None = None) ->
     return found[names].assign(source=source)
 
 
+def known_people(store: Store, until: int) -> pd.DataFrame:
+    """Everybody who was known before the instant `until`, for several calls of `acquisitions`.
+
+    Sorted by customer_id: customer_id, channel, month, acquired, first, told (cost as text).
+    """
+    parts = [_people(store, index, until) for index in range(store.buckets)]
+    found = pd.concat(parts, ignore_index=True).sort_values("customer_id", ignore_index=True)
+    day = pd.to_datetime(found["acquired"], unit="us", utc=True).dt.tz_convert(store.zone)
+    # A month has many people: its name is written once.
+    number = (day.dt.year * 12 + day.dt.month - 1).to_numpy(np.int64)
+    months, place = np.unique(number, return_inverse=True)
+    names = np.array([f"{m // 12:04d}-{m % 12 + 1:02d}" for m in months.tolist()], object)
+    return found.assign(month=names[place] if len(names) else names)
+
+
 def _people(store: Store, index: int, until: int) -> pd.DataFrame:
     """People of one bucket: customer_id, channel, acquired, first, told (cost as text)."""
-    people = People.of(store, index) if store.people(index).exists() else None
+    people = People.of(store, index, events=False) if store.people(index).exists() else None
     if people is None:
         bucket = store.bucket(index)
     else:  # a bucket takes longest to read

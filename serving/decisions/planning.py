@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from features.store import Store
 from serving.decisions import acquisition, budget, discounts, files, targets
 from serving.decisions.budget import Plan, Response
 from serving.decisions.discounts import WhatIf
+from serving.decisions.known import OfStore
 
 __all__ = ["bounds", "discounted", "responses_of", "split", "table"]
 
@@ -137,11 +139,22 @@ def discounted(
                 "COLUMN=VALUE with a column of the table customers, such as country=DE."
             )
         rule = segment if "=" in segment else f"segment={segment}"
-        member = targets.matching(store, predictions, rule)
+        known = OfStore(store, predictions["customer_id"], str(predictions["as_of"].iloc[0]))
+        member = targets.matching(known, predictions, rule)
     return discounts.what_if(
-        predictions, member, Cashflow.of(settings.business), depth=depth, months=months,
-        horizon=_horizon(predictions, horizon), segment=segment or "everybody", lift=lift,
+        predictions, member, _flow(predictions[member], settings, months), depth=depth,
+        months=months, horizon=_horizon(predictions, horizon), segment=segment or "everybody",
+        lift=lift,
     )  # fmt: skip
+
+
+def _flow(some: pd.DataFrame, settings: Settings, months: int) -> Cashflow:
+    """How money is counted, at the margin that these customers' predictions carry."""
+    flow, names = Cashflow.of(settings.business), (f"margin_{months}m", f"revenue_{months}m")
+    if not {*names} <= {*some}:
+        return flow
+    earned, sold = (math.fsum(some[name]) for name in names)
+    return replace(flow, margin=earned / sold) if sold > 0 else flow
 
 
 def table(made: Plan | None, what: WhatIf | None) -> pd.DataFrame:

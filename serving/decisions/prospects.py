@@ -16,11 +16,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 
 from features.errors import InputError
-from features.store import Store
-from serving.decisions.campaigns import attributes
+from serving.decisions.known import Known
 from serving.decisions.retention import FEWEST
 from serving.decisions.targets import LEAST_STAY, Gain, numbers
 from serving.decisions.words import table
@@ -95,12 +93,11 @@ def prospect_gain(predictions: pd.DataFrame, months: int) -> Gain:
                 "expected value of those who order")  # fmt: skip
 
 
-def channel_of(store: Store, predictions: pd.DataFrame) -> pd.DataFrame:
+def channel_of(known: Known, predictions: pd.DataFrame) -> pd.DataFrame:
     """The predictions with acquisition_channel, where the table customers tells one."""
-    path = store.people(0)
-    if not path.exists() or CHANNEL not in pq.read_schema(path).names:
+    if CHANNEL not in known.names:
         return predictions
-    found = attributes(store, predictions["customer_id"].tolist(), [CHANNEL])[CHANNEL]
+    found = known.attributes([CHANNEL])[CHANNEL]
     channel = found.astype(object).where(found.notna(), NOT_KNOWN).to_numpy(object)
     return predictions.assign(**{CHANNEL: channel})
 

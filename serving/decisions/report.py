@@ -18,14 +18,19 @@ from features.errors import ClvError, InputError
 from features.money import Cashflow
 from features.settings import Settings
 from features.spine import instant
-from features.store import Store
+from features.store import Kept, Store
 from serving.decisions import files, prospects, segments, targets
 from serving.decisions.channels import Channels, channels
+from serving.decisions.journeys import Journeys, journeys
 from serving.decisions.listing import Asked, List, parts_of
+from serving.decisions.money import known_people
+from serving.decisions.portraits import Portrait, portrait
 from serving.decisions.retained import Retained, retained
 from serving.decisions.segments import Lines, Scheme, Segmented
 from serving.decisions.worth import ALL, Worth, worth
+from serving.views.language import Note
 from training.compared import OURS
+from training.curves import Curves
 from training.fitting import Progress
 from training.grid import PROSPECT, WIN
 
@@ -33,7 +38,17 @@ __all__ = ["TOP", "Report", "report", "require_size"]
 
 TOP: Final = 500  # customers on the target list, unless asked
 SPARE: Final = 100  # rows of a worksheet that stand above or below its table
-PARTS: Final = ("model", "spend", "channels", "retention", "targets", "categories", "surveys")
+KEPT: Final = 2_000_000  # order lines that are read once and stay in memory
+PARTS: Final = (
+    "model",
+    "curves",
+    "channels",
+    "retention",
+    "acquisition",
+    "targets",
+    "categories",
+    "surveys",
+)
 Found = TypeVar("Found")
 
 
@@ -42,7 +57,8 @@ class Report:
     """Every table of one moment; a part that could not be made is None and stands in ``missing``.
 
     ``missing`` maps parts of `PARTS` to the sentence that says what to add. ``scores`` are those
-    of the model's card: the test on customers whose future it had not seen.
+    of the model's card: the test on customers whose future it had not seen. ``portrait`` is None
+    where nobody has ordered.
     """
 
     as_of: str
@@ -57,7 +73,8 @@ class Report:
     listed: List | None
     asked: Asked
     scores: Mapping[str, Any] | None
-    missing: Mapping[str, str]
+    portrait: Portrait | None
+    missing: Mapping[str, Note]
 
     def figures(self) -> pd.DataFrame:
         """The key figures: figure, value, low, high, unit (count, money or share)."""
@@ -142,6 +159,11 @@ class Report:
         told = (self.scores or {}).get(name)
         return pd.DataFrame(told) if told else None
 
+    def curves(self) -> Curves | None:
+        """What the pictures of the test show; None where the card does not carry it."""
+        told = (self.scores or {}).get("curves")
+        return Curves.from_dict(told) if told else None
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values; no customer's."""
         known = self.figures().astype(object)
@@ -205,38 +227,63 @@ def report(
         Predictions of other data, or without what the value of a customer is made of.
     """
     months, version = files.horizon_of(predictions, horizon), _text(predictions, "model_version")
-    asked, missing = Asked(top=top, horizon=horizon), dict[str, str]()
+    asked, missing = Asked(top=top, horizon=horizon), dict[str, Note]()
     told = progress or (lambda _stage, _done: None)
+    store = Kept.over(store) if store.rows <= KEPT else store
+    moment = instant(_text(predictions, "as_of"), store.zone)
 
     def attempt(part: str, make: Callable[[], Found]) -> Found | None:
         try:
             return make()
         except ClvError as error:
-            missing[part] = str(error)
+            missing[part] = _lacking(part, error)
             return None
 
     told("working out the tables", 0.0)
-    value = worth(store, predictions, settings, spend, (), horizon)
+    people = known_people(store, moment)
+    journey = attempt("retention", lambda: journeys(store, moment))
+    shared = people if moment <= store.coverage_end else None
+    value = worth(store, predictions, settings, spend, (), horizon, people)
     told("working out the tables", 0.3)
     groups = _segmented(store, predictions, months, settings)
     if groups.reach is None:
-        missing["categories"] = "Add the column category to the orders: which ones reach whom."
+        missing["categories"] = Note.of("missing.categories")
     told("working out the tables", 0.5)
-    paid = attempt("channels", lambda: _channels(store, spend, predictions, settings))
-    kept = attempt("retention", lambda: _retained(store, predictions, settings))
-    if kept is not None and kept.beside.table.empty:
-        missing["surveys"] = (
-            "Add survey scores or memberships: a table events (kinds such as nps or loyalty), or "
-            "columns of customers."
-        )
+    paid = attempt(
+        "channels", lambda: _channels(store, spend, predictions, settings, shared, journey)
+    )
+    kept = drawn = None
+    if journey is not None:
+        kept = attempt("retention", lambda: retained(store, settings, found=journey))
+        names = groups.frame["segment"].to_numpy(object)
+        drawn = portrait(journey, predictions, names, months, moment)
+    missing |= _told_by(kept)
     told("working out the tables", 0.8)
     listed = attempt("targets", lambda: _listed(predictions, months, settings, asked))
     found = attempt("model", lambda: _scores(version, scores))
+    if found is not None and "curves" not in found:
+        missing["curves"] = Note.of("missing.curves")
     told("working out the tables", 1.0)
     return Report(
         _text(predictions, "as_of"), months, settings.business.currency, version, predictions,
-        value, groups, paid, kept, listed, asked, found, missing,
+        value, groups, paid, kept, listed, asked, found, drawn, missing,
     )  # fmt: skip
+
+
+def _lacking(part: str, error: ClvError) -> Note:
+    """What to add, by an error that says so itself or by the part that it stopped."""
+    said = error.args[0] if error.args else ""
+    return said if isinstance(said, Note) else Note.of(f"missing.{part}", detail=str(error))
+
+
+def _told_by(kept: Retained | None) -> dict[str, Note]:
+    """What retention could tell more of."""
+    found = dict[str, Note]()
+    if kept is not None and kept.beside.table.empty:
+        found["surveys"] = Note.of("missing.surveys")
+    if kept is not None and kept.channels is None:
+        found["acquisition"] = Note.of("missing.acquisition")
+    return found
 
 
 def _text(predictions: pd.DataFrame, column: str) -> str:
@@ -251,20 +298,17 @@ def _segmented(
 
 
 def _channels(
-    store: Store, spend: pd.DataFrame | None, predictions: pd.DataFrame, settings: Settings
+    store: Store,
+    spend: pd.DataFrame | None,
+    predictions: pd.DataFrame,
+    settings: Settings,
+    people: pd.DataFrame | None,
+    journey: Journeys | None,
 ) -> Channels:
     if spend is None:
-        raise InputError(
-            "Add the table spend (channel, month, amount) beside the orders, and "
-            "acquisition_channel to the table customers: what a customer costs and brings."
-        )
-    return channels(store, spend, predictions, Cashflow.of(settings.business))
-
-
-def _retained(store: Store, predictions: pd.DataFrame, settings: Settings) -> Retained:
-    """As of the predictions, like everything else that is told."""
-    moment = instant(_text(predictions, "as_of"), store.zone)
-    return retained(store, settings, until=moment)
+        raise InputError(Note.of("missing.spend"))
+    flow = Cashflow.of(settings.business)
+    return channels(store, spend, predictions, flow, people=people, found=journey)
 
 
 def _listed(predictions: pd.DataFrame, months: int, settings: Settings, asked: Asked) -> List:
@@ -282,8 +326,5 @@ def _scores(
 ) -> Mapping[str, Any] | None:
     found = scores(version) if scores else None
     if not found or not found.get("models"):
-        raise InputError(
-            f"Of model {version} no test is known: its history was too short for one, or the "
-            "predictions are not by a model of CLV_HOME. Name its folder by --model."
-        )
+        raise InputError(Note.of("missing.untested", version=version))
     return found

@@ -106,6 +106,7 @@ def retained(
     period: str | None = None,
     silence: int | None = None,
     by: Sequence[str] | None = None,
+    found: Journeys | None = None,
 ) -> Retained:
     """Everything of one store, as known at the instant `until` (default: the data's end).
 
@@ -115,13 +116,14 @@ def retained(
     period : see `cohorts.period_for`.
     silence : days without an order that end a life, whatever `[business] churn` says.
     by : columns of customers to show beside retention; by default those that their names tell.
+    found : what `journeys.journeys` gives of `until`, if it is there already.
 
     Raises
     ------
     InputError
         The data are too short for what is asked, or a column is missing.
     """
-    found = journeys(store, until)
+    found = journeys(store, until) if found is None else found
     asked = span(found, months)
     ended = lives(found, store, settings, silence)
     life, again = curve(ended.days, ended.seen), _again(found, None)

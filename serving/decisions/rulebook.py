@@ -96,6 +96,9 @@ class Condition:
 
 def _as(column: Sequence[Any] | npt.NDArray[Any], value: Any) -> tuple[npt.NDArray[Any], Any]:
     """A column as values that compare with `value`, None or NaN where it has none such."""
+    floats = isinstance(column, np.ndarray) and column.dtype == np.float64
+    if floats and type(value) in (int, float):
+        return np.asarray(column), value
     cells = np.asarray(column, object).tolist()
     if isinstance(value, bool):
         told = {**dict.fromkeys(YES, True), **dict.fromkeys(NO, False)}

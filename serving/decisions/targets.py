@@ -19,21 +19,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from features.campaigns import Contacts
 from features.errors import InputError
 from features.spine import DAY, instant
-from features.store import Store
-from serving.decisions.campaigns import attributes
+from serving.decisions.known import Known, by_level
+from serving.decisions.rulebook import Condition
 from training.intervals import Z, total
 
 __all__ = [
-    "Chosen", "Gain", "choose", "consenting", "contacts_table", "divided", "excluded", "kept_gain",
-    "matching", "numbers",
+    "MOST_CONTROL", "Chosen", "Gain", "choose", "consenting", "contacts_table", "divided",
+    "excluded", "kept_gain", "matching", "numbers", "wanted",
 ]  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 LAYERS: Final = 5
+MOST_CONTROL: Final = 0.9  # share of a list that may be held out
 GONE: Final = 0.9  # churn from which a customer counts as already gone
 LEAST_STAY: Final = 1e-6
 TRUE: Final = frozenset({"true", "1", "yes", "y", "t"})
@@ -150,7 +150,7 @@ def choose(
     gain : of each row, before the cost.
     cost : money for one contact.
     top, budget : customers on the list, control included; or money for contacts. One of the two.
-    control : share of the list that is held out by chance; 0 for none.
+    control : share of the list that is held out by chance, 0.9 at most; 0 for none.
     out : rules by name, with a flag for whom each leaves out.
     name, seed : of the campaign; they and the id alone decide who is control.
 
@@ -167,24 +167,21 @@ def choose(
     net = gain.value - cost
     pays = free & (net > 0)
     unprofitable = int((free & ~pays).sum())
-    ids = predictions["customer_id"].to_numpy(object)
-    rows = np.flatnonzero(pays)
-    rows = rows[np.lexsort((np.argsort(np.argsort(ids[rows])), -net[rows]))]
-    most = len(rows)
+    most = int(pays.sum())
     if top is not None:
         most = min(top, most)
     elif budget is not None:
-        most = min(_affordable(budget, cost, control), most)
+        most = _affordable(budget, cost, control, most)
     if most == 0:
         raise InputError(
             f"Somebody must be left to contact. Of {len(predictions):,} customers "
             f"{sum(left_out.values()):,} are excluded and {unprofitable:,} would bring less than "
             f"the {cost:,.2f} that a contact costs. Loosen --exclude, or lower --offer-cost."
         )
-    rows = rows[:most]
+    rows = _best(predictions["customer_id"], net, np.flatnonzero(pays), most)
     layer = np.arange(most) * LAYERS // most + 1
-    held = divided(ids[rows], layer, control, f"{name}|{seed}")
-    frame = predictions.iloc[rows].reset_index(drop=True)
+    frame = _plain(predictions.iloc[rows].reset_index(drop=True))
+    held = divided(frame["customer_id"].to_numpy(object), layer, control, f"{name}|{seed}")
     frame.insert(1, "rank", np.arange(1, most + 1))
     frame.insert(2, "arm", np.where(held, "control", "treatment").astype(object))
     frame.insert(3, "layer", layer)
@@ -196,6 +193,27 @@ def choose(
     whole = (value, low, high)
     return Chosen(frame, whole, paid, control, left_out, gain.basis, gain.span, gain.what,
                   len(predictions), unprofitable)  # fmt: skip
+
+
+def _best(
+    ids: pd.Series, net: Floats, rows: npt.NDArray[np.intp], most: int
+) -> npt.NDArray[np.intp]:
+    """The `most` of `rows` that gain most, falling; equal ones stand by their id."""
+    if most < len(rows):
+        # Whoever is equal to the last one may be it: of a million few are left to be sorted.
+        edge = np.partition(net[rows], len(rows) - most)[len(rows) - most]
+        rows = rows[net[rows] >= edge]
+    names = ids.iloc[rows].to_numpy(object)
+    return rows[np.lexsort((np.argsort(np.argsort(names)), -net[rows]))][:most]
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text as objects, None where nothing is, in whatever form it was laid out."""
+    for column in frame:
+        if isinstance(frame[column].dtype, pd.CategoricalDtype | pd.ArrowDtype):
+            text = frame[column].astype(object)
+            frame[column] = text.where(text.notna(), None)
+    return frame
 
 
 def _whole(gain: Gain, rows: npt.NDArray[np.intp]) -> tuple[float, float, float]:
@@ -213,8 +231,11 @@ def _require(top: int | None, budget: float | None, cost: float, control: float)
         )
     if not 0 <= cost < math.inf:
         raise InputError(f"--offer-cost must be money of at least 0. Got {cost}.")
-    if not 0 <= control < 1:
-        raise InputError(f"--control must be a share from 0 to below 1. Got {control}.")
+    if not 0 <= control <= MOST_CONTROL:
+        raise InputError(
+            f"--control must be a share from 0 to {MOST_CONTROL}, since a list is there to contact "
+            f"people. Got {control}. Take 0.1 to 0.5."
+        )
     if top is not None and top < 1:
         raise InputError(f"--top must be 1 or more. Got {top}.")
     if budget is not None and not (0 < budget < math.inf and cost > 0):
@@ -224,10 +245,10 @@ def _require(top: int | None, budget: float | None, cost: float, control: float)
         )
 
 
-def _affordable(budget: float, cost: float, control: float) -> int:
-    """The longest list whose treated the budget pays, whoever of it is control."""
-    paid = math.floor(budget / cost + 1e-9)
-    listed = math.floor(paid / (1 - control))
+def _affordable(budget: float, cost: float, control: float, most: int) -> int:
+    """The longest list, of `most` at most, whose treated the budget pays, whoever is control."""
+    paid = math.floor(min(budget / cost + 1e-9, most))
+    listed = min(math.floor(paid / (1 - control)), most)
     # The control is rounded up or down by the offset: one more may be treated than its share.
     while listed and listed - math.floor(listed * control) > paid:
         listed -= 1
@@ -251,8 +272,8 @@ def divided(
     return held
 
 
-def consenting(store: Store, ids: Sequence[str], channel: str) -> Flags:
-    """Who agreed to be contacted by `channel`; who said nothing did not agree.
+def consenting(known: Known, channel: str, ids: Sequence[str] | None = None) -> Flags:
+    """Who of all, or of `ids`, agreed to be contacted by `channel`; silence is no agreement.
 
     Raises
     ------
@@ -261,33 +282,68 @@ def consenting(store: Store, ids: Sequence[str], channel: str) -> Flags:
         no.
     """
     column = f"consent_{channel}"
-    told = attributes(store, ids, [column])[column].astype(object)
-    words = told.where(told.notna(), "").astype(str).str.strip().str.lower()
-    strange = words[~words.isin({*TRUE, *FALSE, ""})]
-    if len(strange):
-        raise InputError(
-            f"customers, {column}: must be true or false. Got {strange.iloc[0][:40]!r}. Mend the "
-            "column."
-        )
-    return words.isin(TRUE).to_numpy(bool)
+
+    def agreed(cells: npt.NDArray[np.object_]) -> Flags:
+        words = ["" if pd.isna(cell) else str(cell).strip().lower() for cell in cells]
+        strange = [word for word in words if word not in {*TRUE, *FALSE, ""}]
+        if strange:
+            raise InputError(
+                f"customers, {column}: must be true or false. Got {strange[0][:40]!r}. Mend the "
+                "column."
+            )
+        return np.array([word in TRUE for word in words], bool)
+
+    return by_level(known.attributes([column], ids)[column], agreed)
 
 
-def matching(store: Store, frame: pd.DataFrame, rule: str) -> Flags:
+def matching(known: Known, frame: pd.DataFrame, rule: str) -> Flags:
     """Where a column of the predictions or of the table customers has a value: ``COLUMN=VALUE``."""
     column, _, value = rule.partition("=")
-    if column in frame:
-        told = frame[column]
-    else:
-        told = attributes(store, frame["customer_id"].tolist(), [column])[column]
-    return (told.astype(object).where(told.notna(), "").astype(str) == value).to_numpy(bool)
+    told = frame[column] if column in frame else known.attributes([column])[column]
+
+    def same(cells: npt.NDArray[np.object_]) -> Flags:
+        return np.array([("" if pd.isna(cell) else str(cell)) == value for cell in cells], bool)
+
+    return by_level(told, same)
+
+
+def wanted(conditions: Sequence[str], frame: pd.DataFrame, known: Known) -> list[tuple[str, Flags]]:
+    """Whom each condition leaves out, by its text: those of whom it does not hold.
+
+    A condition is one of `serving.decisions.rulebook`, such as ``churn_12m >= 0.3``; it names a
+    column of the predictions, of the table customers, or a feature.
+
+    Raises
+    ------
+    InputError
+        A condition of another form, or about what nobody knows.
+    """
+    found = []
+    for text in conditions:
+        condition = Condition.parse(text, "--where")
+        name = condition.column
+        column: Any
+        if name in frame:
+            column = frame[name]
+        elif name in known.names:
+            column = known.attributes([name])[name]
+        else:
+            column = known.features([name])[name]
+        found.append((f"not {text}", ~_holds(condition, column)))
+    return found
+
+
+def _holds(condition: Condition, column: Any) -> Flags:
+    if getattr(column, "dtype", None) == np.float64:
+        return condition.holds(np.asarray(column, np.float64))
+    return by_level(column, condition.holds)
 
 
 def excluded(
     rules: Sequence[str],
     predictions: pd.DataFrame,
     months: int,
-    store: Store,
-    contacts: Contacts | None,
+    known: Known,
     channels: Sequence[str],
 ) -> list[tuple[str, Flags]]:
     """Whom each rule leaves out. Consent comes first, to all `channels` that are named.
@@ -300,8 +356,7 @@ def excluded(
     InputError
         An unknown rule, or one whose table or column is missing.
     """
-    ids = predictions["customer_id"].tolist()
-    found = [(f"no consent for {each}", ~consenting(store, ids, each)) for each in channels]
+    found = [(f"no consent for {each}", ~consenting(known, each)) for each in channels]
     for rule in rules:
         if rule == "no-consent":
             if not channels:
@@ -309,11 +364,11 @@ def excluded(
                     "--exclude no-consent needs --channel, whose consent is meant, such as email."
                 )
         elif match := re.fullmatch(r"contacted:(\d+)", rule):
-            found.append((rule, _contacted(int(match[1]), predictions, store, contacts)))
+            found.append((rule, _contacted(int(match[1]), predictions, known)))
         elif match := re.fullmatch(r"churned(?::(0?\.\d+|0|1(?:\.0*)?))?", rule):
             found.append((rule, _gone(predictions, months, match[1])))
         elif "=" in rule:
-            found.append((rule, matching(store, predictions, rule)))
+            found.append((rule, matching(known, predictions, rule)))
         else:
             raise InputError(
                 "--exclude must be no-consent, contacted:DAYS, churned, churned:CHANCE or "
@@ -322,18 +377,10 @@ def excluded(
     return found
 
 
-def _contacted(
-    days: int, predictions: pd.DataFrame, store: Store, contacts: Contacts | None
-) -> Flags:
-    if contacts is None:
-        raise InputError(
-            "--exclude contacted:DAYS needs the table contacts. Got none. Add contacts.csv with "
-            "campaign_id, customer_id, ts, arm beside the orders."
-        )
-    now = instant(str(predictions["as_of"].iloc[0]), store.zone)
+def _contacted(days: int, predictions: pd.DataFrame, known: Known) -> Flags:
+    now = instant(str(predictions["as_of"].iloc[0]), known.zone)
     # Who is held out of a running campaign must not be reached by another one either.
-    lately = contacts.frame[contacts.frame["ts"] >= now - days * DAY]
-    return predictions["customer_id"].isin(set(lately["customer_id"])).to_numpy(bool)
+    return np.asarray(known.contacted() >= now - days * DAY)
 
 
 def _gone(predictions: pd.DataFrame, months: int, chance: str | None) -> Flags:

@@ -39,6 +39,7 @@ from serving.decisions.acquisition import LEAST, RECENT
 from serving.decisions.campaigns import attributes
 from serving.decisions.money import GIVEN, NONE, SHARED, UNKNOWN, acquisitions, realised_before
 from serving.decisions.targets import LEAST_STAY
+from serving.views.language import Note
 from training.crosscheck import Crosscheck, cross_check
 from training.model import COLD_START
 
@@ -176,6 +177,7 @@ def worth(
     spend: pd.DataFrame | None = None,
     by: Sequence[str] = (),
     horizon: int | None = None,
+    people: pd.DataFrame | None = None,
 ) -> Worth:
     """Value of the customers and prospects of a predictions table, part by part; see the module.
 
@@ -186,6 +188,7 @@ def worth(
     by : ``channel`` and ``cohort`` (where and in which month somebody was won), columns of the
         predictions or of the table customers.
     horizon : to decide by, in months; by default the shortest.
+    people : what `money.known_people` gives of the predictions' moment, if it is there already.
 
     Raises
     ------
@@ -195,7 +198,7 @@ def worth(
     decided = files.horizon_of(predictions, horizon)
     months = _months(predictions)
     until = instant(str(predictions["as_of"].iloc[0]), store.zone)
-    won = acquisitions(store, until, spend).set_index("customer_id")
+    won = acquisitions(store, until, spend, people).set_index("customer_id")
     # Floats, which a missing row would make of them, do not hold every instant.
     won = won.astype({"first": "Int64", "acquired": "Int64"})
     own = won.reindex(predictions["customer_id"])
@@ -250,8 +253,7 @@ def _require_known(won: pd.DataFrame, own: pd.DataFrame, cold: npt.NDArray[np.bo
         )
     if not strange:
         return []
-    return [f"{strange:,} customers of the predictions are not in these data: no past is known of "
-            "them"]  # fmt: skip
+    return [Note.of("notes.strange", customers=strange)]
 
 
 def _past(
@@ -312,7 +314,7 @@ def _most(
 
 
 def _margins(store: Store, frame: pd.DataFrame, predictions: pd.DataFrame, h: int) -> list[str]:
-    """A word where the costs of the orders and the margin of the forecast do not fit together."""
+    """A word where past and expected margin lie apart: the model takes another share than held."""
     sold, expected = int(frame["past_revenue"].sum()), math.fsum(predictions[f"revenue_{h}m"])
     if sold <= 0 or expected <= 0:
         return []
@@ -320,7 +322,7 @@ def _margins(store: Store, frame: pd.DataFrame, predictions: pd.DataFrame, h: in
     ahead = math.fsum(predictions[f"margin_{h}m"]) / expected
     if abs(past - ahead) <= APART:
         return []
+    # A model learns the share of the newest year, and costs may have moved since long ago.
     costs = {"cost", "margin_rate"} & set(store.columns_present)
-    rests = "the orders' own costs" if costs else "[business] margin beside the data"
-    return [f"The past earned {past:.0%} of revenue by {rests}, the forecast takes {ahead:.0%}: "
-            f"set [business] margin to what holds and train again"]  # fmt: skip
+    key = "notes.margins_costs" if costs else "notes.margins_setting"
+    return [Note.of(key, past=past, ahead=ahead)]

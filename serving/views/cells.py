@@ -6,11 +6,14 @@ Rows go to disk as they are written: a large base takes little memory, and no ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
+from io import BytesIO
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Final
 
 import pandas as pd
@@ -18,9 +21,10 @@ import pandas as pd
 from features.errors import InputError
 from serving import batch
 from serving.decisions import files
-from serving.views import labels
+from serving.views import shown
+from serving.views.language import Words, words
 
-__all__ = ["Chart", "Part", "Sheet", "write"]
+__all__ = ["Chart", "Image", "Part", "Sheet", "write"]
 
 INK, QUIET, HEAD, LINE = "#1F2328", "#57606A", "#E8EEF4", "#C9D0D8"
 #: Told apart by people who do not see all colours, and in print (Okabe and Ito 2008).
@@ -29,83 +33,116 @@ MARKERS: Final = ("circle", "square", "triangle", "diamond", "x", "star")
 PALE, DARK = "#F4F8FB", "#7FB3D5"
 KINDS: Final = {
     "money": "#,##0.00", "count": "#,##0", "number": "#,##0.00", "share": "0.0%", "fine": "0.0000",
+    "date": "",
 }  # fmt: skip
+LAST: Final = 1 << 20  # beyond any column
 LONGEST: Final = 32_767  # characters of a cell
 NARROW, WIDE = 14, 44  # characters of a column
 HIGH: Final = 15  # points of a line
 TALL: Final = 16  # rows that a chart covers
-ROW, UNIT = 20, 7  # pixels of a row, of a character
+ROW = 20  # pixels of a row
+PICTURE: Final = 600  # pixels that a picture is wide
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of the first `rows` rows of its table: kind column, line or scatter.
-
-    A scatter has a series of one point per row, named by its first column.
-    """
+    """A native chart of the first `rows` rows of its table: kind column or line."""
 
     kind: str
-    title: str  # key of `labels.TEXTS`
+    title: str  # key of the words of the workbook
     x: str
     y: tuple[str, ...]
     rows: int
     share: tuple[str, ...] = ()  # columns that run from 0 to 1
+    unit: str = ""  # currency of its money
+    twin: str = ""  # the picture that shows the same on a page
 
 
 @dataclass(frozen=True)
 class Part:
-    """A table under its heading, or what to add where there is none."""
+    """A table under its heading, or what to add where there is none.
 
-    title: str  # key of `labels.TEXTS`
+    The names of its columns from ``named`` on are words already, such as those of segments.
+    """
+
+    title: str  # key of the words of the workbook
     frame: pd.DataFrame | None
     missing: str = ""
     charts: tuple[Chart, ...] = ()
+    pictures: tuple[str, ...] = ()  # names of pictures that belong to it
     notes: tuple[str, ...] = ()
     kind: str = ""  # of all its numbers, where the columns' names do not tell
     heat: int = 0  # column from which on shares are coloured by their size
+    named: int = LAST
+    empty: str = ""  # what an empty table says: nothing is missing then
+    listed: bool = False  # a list that a page leaves to the workbook
+
+    def heading(self, place: int, say: Words) -> str:
+        """The heading of a column, in words."""
+        name = str((pd.DataFrame() if self.frame is None else self.frame).columns[place])
+        return name if place >= self.named else say.heading(name)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture as PNG: its bytes, what it shows in words, pixels as a screen shows them."""
+
+    png: bytes
+    alt: str
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Sheet:
     """Parts below one another. A sheet with one long table has its header kept in sight."""
 
-    name: str  # key of `labels.TEXTS`
+    name: str  # key of the words of the workbook
     lead: str
     parts: tuple[Part, ...]
     long: bool = False
+    steps: tuple[str, ...] = ()  # what its reader should do
 
 
-def write(sheets: Sequence[Sheet], out: Path, lead: str, progress: Any = None) -> dict[str, int]:
+def write(
+    sheets: Sequence[Sheet],
+    out: Path,
+    lead: str,
+    *,
+    say: Words | None = None,
+    drawn: Mapping[str, Image] | None = None,
+    progress: Any = None,
+) -> dict[str, int]:
     """Write the workbook; the old file stays until the new one is whole. Rows of data by sheet.
+
+    `drawn` are the pictures that parts name; those that it lacks are left out.
 
     Raises
     ------
     InputError
         Another ending, more rows or longer text than a worksheet takes, a place not to be written.
     """
+    say = say or words()
     batch.require_writable(out, (".xlsx",))
     for sheet in sheets:
-        _require(sheet)
+        _require(sheet, say)
     rows: dict[str, int] = {}
-    with _opened(out) as book:
-        formats = _formats(book)
+    with _opened(out, say) as book:
+        formats = _formats(book, say)
         for done, sheet in enumerate(sheets):
-            page = _Page(book, formats, sheet)
+            page = _Page(book, formats, sheet, say, drawn or {})
             page.fill(lead)
-            rows[labels.text(sheet.name)] = sum(
-                len(part.frame) for part in sheet.parts if part.frame is not None
-            )
+            rows[page.name] = sum(len(part.frame) for part in sheet.parts if part.frame is not None)
             if progress:
                 progress("writing the workbook", (done + 1) / len(sheets))
     return rows
 
 
-def _require(sheet: Sheet) -> None:
+def _require(sheet: Sheet, say: Words) -> None:
     frames = [part.frame for part in sheet.parts if part.frame is not None]
     used = sum(len(frame) + TALL * 2 for frame in frames)
     if used > files.ROWS:
         raise InputError(
-            f"A worksheet takes {files.ROWS:,} rows. '{labels.text(sheet.name)}' would have "
+            f"A worksheet takes {files.ROWS:,} rows. '{say(f'workbook.{sheet.name}')}' would have "
             f"{used:,}. Report on a part of the predictions, or write the table as .csv."
         )
     for frame in frames:
@@ -120,7 +157,7 @@ def _require(sheet: Sheet) -> None:
 
 
 @contextmanager
-def _opened(out: Path) -> Iterator[Any]:
+def _opened(out: Path, say: Words) -> Iterator[Any]:
     import xlsxwriter
 
     plain = {
@@ -129,11 +166,11 @@ def _opened(out: Path) -> Iterator[Any]:
     }  # fmt: skip
     with batch.replacing(out) as temporary, xlsxwriter.Workbook(str(temporary), plain) as book:
         # The moment of writing would make equal workbooks differ.
-        book.set_properties({"title": labels.text("title"), "created": datetime(2000, 1, 1)})
+        book.set_properties({"title": say("workbook.title"), "created": datetime(2000, 1, 1)})
         yield book
 
 
-def _formats(book: Any) -> dict[str, Any]:
+def _formats(book: Any, say: Words) -> dict[str, Any]:
     look = {"font_color": INK, "valign": "top"}
     ruled = look | {"bottom": 1, "bottom_color": LINE}
     head = ruled | {"bold": True, "bg_color": HEAD, "text_wrap": True, "valign": "bottom"}
@@ -149,14 +186,17 @@ def _formats(book: Any) -> dict[str, Any]:
         "left": book.add_format(head | {"align": "left", "indent": 1}),
         "right": book.add_format(head | {"align": "right"}),
     }  # fmt: skip
-    return made | {k: book.add_format(ruled | {"num_format": f}) for k, f in KINDS.items()}
+    # The language's own decimal sign and order of a day, wherever the sheet is opened.
+    kinds = {k: say("form.sheets") + form for k, form in KINDS.items()}
+    kinds["date"] = say("form.sheets") + say("form.date_of_sheets")
+    return made | {k: book.add_format(ruled | {"num_format": f}) for k, f in kinds.items()}
 
 
 @dataclass(frozen=True)
 class _Column:
     """A column of a table as it is written."""
 
-    name: str
+    heading: str
     number: bool
     wraps: bool
     width: int  # characters
@@ -171,18 +211,21 @@ class _Page:
     book: Any
     formats: dict[str, Any]
     sheet: Sheet
+    say: Words
+    drawn: Mapping[str, Image]
     row: int = 0
     widths: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.name = labels.text(self.sheet.name)
+        self.name = self.say(f"workbook.{self.sheet.name}")
         self.page = self.book.add_worksheet(self.name)
 
     def fill(self, lead: str) -> None:
         self.line(self.name, "title")
         self.line(lead, "lead")
-        for text in self.sheet.lead.split("|"):
-            self.line(text, "do" if text.startswith("Do:") else "lead")
+        self.line(self.sheet.lead, "lead")
+        for step in self.sheet.steps:
+            self.line(f"→ {step}", "do")
         for part in self.sheet.parts:
             self.row += 1
             self.part(part)
@@ -196,22 +239,27 @@ class _Page:
 
     def part(self, part: Part) -> None:
         if not self.sheet.long:
-            self.line(labels.text(part.title), "part")
+            self.line(self.say(f"workbook.{part.title}"), "part")
         if part.frame is None or part.frame.empty:
-            self.line(labels.text("missing", what=part.missing or "-"), "missing")
+            if part.empty and part.frame is not None:
+                self.line(part.empty, "lead")
+            else:
+                what = self.say.told(part.missing)
+                self.line(self.say("workbook.missing", what=what), "missing")
             return
         head = self.row
-        names = self.table(part, part.frame)
+        self.table(part, part.frame)
         for note in part.notes:
-            self.line(note, "lead")
+            self.line(self.say.told(note), "lead")
         if part.charts:
             self.row += 1
             for place, chart in enumerate(part.charts):
-                self.chart(chart, names, head, place)
+                self.chart(chart, part, head, place)
             self.row += TALL
+        self.images([self.drawn[name] for name in part.pictures if name in self.drawn])
 
-    def table(self, part: Part, frame: pd.DataFrame) -> list[str]:
-        """Heading and rows; the names of the columns. A column `unit` says how rows are shown."""
+    def table(self, part: Part, frame: pd.DataFrame) -> None:
+        """Heading and rows. A column `unit`, the last, says how rows are shown."""
         units = None
         if "unit" in frame:
             units = [self.formats[unit] for unit in frame["unit"]]
@@ -231,10 +279,13 @@ class _Page:
             self.page.autofilter(head, 0, *last)
             self.page.repeat_rows(head)
             self.page.print_area(0, 0, *last)
-        return [column.name for column in columns]
 
     def _column(self, part: Part, frame: pd.DataFrame, place: int) -> _Column:
         values, name = frame.iloc[:, place], str(frame.columns[place])
+        heading, kind = part.heading(place, self.say), part.kind or shown.kind(name)
+        if kind == "date":
+            cells = [_day(value) for value in values]
+            return _Column(heading, True, False, NARROW, self.formats[kind], cells)
         number = bool(pd.api.types.is_numeric_dtype(values.dtype))
         # Text at a table's end has room to its right, and need not make a column wide or high.
         wraps = not number and place < frame.shape[1] - 1
@@ -242,19 +293,22 @@ class _Page:
         if wraps or (self.sheet.long and not number):
             longest = values.head(1_000).map(lambda v: len(v) if isinstance(v, str) else 0).max()
             width = max(NARROW, min(int(longest) + 3, WIDE))
-        look = (part.kind or labels.kind(name)) if number else "text" if wraps else "loose"
+        # The words of a heading are never cut.
+        width = max(width, min(max(map(len, re.split(r"[\s,]+", heading))) + 4, WIDE))
+        look = kind if number else "text" if wraps else "loose"
         cells = values.astype(object).where(values.notna(), None).tolist()
-        return _Column(name, number, wraps, width, self.formats[look], cells)
+        return _Column(heading, number, wraps, width, self.formats[look], cells)
 
     def _heads(self, columns: Sequence[_Column]) -> None:
         # Who reads the sheet elsewhere than in Excel keeps the heights that it was given.
-        shown = [labels.heading(column.name) for column in columns]
-        lines = (_lines(text, column.width) for text, column in zip(shown, columns, strict=True))
-        self.page.set_row(self.row, HIGH * max(lines))
-        for j, (text, column) in enumerate(zip(shown, columns, strict=True)):
+        for j, column in enumerate(columns):
             self.widths[j] = max(self.widths.get(j, NARROW), column.width)
+        self.page.set_row(
+            self.row, HIGH * max(_lines(c.heading, self.widths[j]) for j, c in enumerate(columns))
+        )
+        for j, column in enumerate(columns):
             look = self.formats["right" if column.number else "left"]
-            self.page.write_string(self.row, j, text, look)
+            self.page.write_string(self.row, j, column.heading, look)
         self.row += 1
 
     def _rows(self, columns: Sequence[_Column], units: Sequence[Any] | None) -> None:
@@ -282,33 +336,58 @@ class _Page:
         else:
             self.page.write_string(self.row, column, str(value), look)
 
-    def chart(self, chart: Chart, names: Sequence[str], head: int, place: int) -> None:
+    def chart(self, chart: Chart, part: Part, head: int, place: int) -> None:
         made = self.book.add_chart({"type": chart.kind})
-        for k, name in enumerate(chart.y):
-            y, x = names.index(name), names.index(chart.x)
-            for series in self._series(chart, head, x, y, k):
-                made.add_series(series)
-        made.set_title({"name": labels.text(chart.title), "name_font": {"size": 12}})
-        made.set_x_axis(_axis(chart, chart.x, chart.kind == "scatter"))
-        made.set_y_axis(_axis(chart, chart.y[0], True))
-        several = len(chart.y) > 1 or chart.kind == "scatter"
-        made.set_legend({"position": "bottom"} if several else {"none": True})
+        names = [str(name) for name in (pd.DataFrame() if part.frame is None else part.frame)]
+        x, name = names.index(chart.x), self.name
+        first, last = head + 1, head + chart.rows
+        for k, each in enumerate(chart.y):
+            y = names.index(each)
+            look: dict[str, Any] = {"fill": {"color": SERIES[k]}, "gap": 80}
+            if chart.kind == "line":
+                look = {"line": {"color": SERIES[k], "width": 2.25}, "marker": _marker(k, 4)}
+            made.add_series({"name": [name, head, y], "categories": [name, first, x, last, x],
+                             "values": [name, first, y, last, y], **look})  # fmt: skip
+        made.set_title({"name": self.say(f"workbook.{chart.title}"), "name_font": {"size": 12}})
+        made.set_x_axis(self._axis(chart, chart.x, False))
+        made.set_y_axis(self._axis(chart, chart.y[0], True))
+        made.set_legend({"position": "bottom"} if len(chart.y) > 1 else {"none": True})
         made.set_size({"width": 560, "height": TALL * ROW - 10})
         self.page.insert_chart(self.row, 0, made, {"x_offset": place * 580, "object_position": 3})
 
-    def _series(self, chart: Chart, head: int, x: int, y: int, k: int) -> Iterator[dict[str, Any]]:
-        """What a column shows; of a scatter each row is a series, named by its first cell."""
-        name, first, last = self.name, head + 1, head + chart.rows
-        if chart.kind == "scatter":
-            for i in range(first, last + 1):
-                yield {"name": [name, i, 0], "categories": [name, i, x, i, x],
-                       "values": [name, i, y, i, y], "marker": _marker(i - first, 10)}  # fmt: skip
+    def _axis(self, chart: Chart, name: str, number: bool) -> dict[str, Any]:
+        look: dict[str, Any] = {
+            "name": shown.axis(name, self.say, chart.unit if number else "", name in chart.share),
+            "name_font": {"bold": False, "size": 9},
+            "num_font": {"size": 9}, "major_gridlines": {"visible": False},
+            "label_position": "low",  # below what is less than nothing
+        }  # fmt: skip
+        if name in chart.share:
+            look |= {"min": 0, "max": 1}
+        if number:
+            line = {"color": LINE, "width": 0.5}
+            form = "0%" if name in chart.share else "#,##0"
+            look["num_format"] = self.say("form.sheets") + form
+            look["major_gridlines"] = {"visible": True, "line": line}
+        return look
+
+    def images(self, drawn: Sequence[Image]) -> None:
+        """Pictures beside one another, below what is there."""
+        if not drawn:
             return
-        look: dict[str, Any] = {"fill": {"color": SERIES[k]}, "gap": 80}
-        if chart.kind == "line":
-            look = {"line": {"color": SERIES[k], "width": 2.25}, "marker": _marker(k, 4)}
-        yield {"name": [name, head, y], "categories": [name, first, x, last, x],
-               "values": [name, first, y, last, y], **look}  # fmt: skip
+        self.row += 1
+        aside = tallest = 0
+        for image in drawn:
+            width, height = image.size
+            scale = PICTURE / width
+            self.page.insert_image(
+                self.row, 0, "picture.png",
+                {"image_data": BytesIO(image.png), "description": image.alt, "x_offset": aside,
+                 "x_scale": scale, "y_scale": scale, "object_position": 3},
+            )  # fmt: skip
+            aside += PICTURE + 20
+            tallest = max(tallest, int(height * scale))
+        self.row += -(-tallest // ROW) + 1
 
     def finish(self) -> None:
         for column, width in self.widths.items():
@@ -320,21 +399,7 @@ class _Page:
         self.page.set_paper(9)
         self.page.set_margins(left=0.4, right=0.4, top=0.5, bottom=0.6)
         self.page.fit_to_pages(1, 0)
-        self.page.set_footer(f"&L&A&R{labels.text('page')} &P / &N")
-
-
-def _axis(chart: Chart, name: str, number: bool) -> dict[str, Any]:
-    look: dict[str, Any] = {
-        "name": labels.heading(name), "name_font": {"bold": False, "size": 9},
-        "num_font": {"size": 9}, "major_gridlines": {"visible": False},
-    }  # fmt: skip
-    if name in chart.share:
-        look |= {"min": 0, "max": 1}
-    if number:
-        line = {"color": LINE, "width": 0.5}
-        look["num_format"] = "0%" if name in chart.share else "#,##0"
-        look["major_gridlines"] = {"visible": True, "line": line}
-    return look
+        self.page.set_footer(f"&L&A&R{self.say('workbook.page')} &P / &N")
 
 
 def _marker(k: int, size: int) -> dict[str, Any]:
@@ -343,9 +408,16 @@ def _marker(k: int, size: int) -> dict[str, Any]:
             "border": {"color": colour}}  # fmt: skip
 
 
+def _day(value: Any) -> int | None:
+    """A day as worksheets count them, since 1899-12-30."""
+    if not isinstance(value, str) or not value:
+        return None
+    return (date.fromisoformat(value[:10]) - date(1899, 12, 30)).days
+
+
 def _lines(text: str, width: int) -> int:
     """Lines that a text takes in a column of so many characters, at most ten."""
-    return min(sum(-(-len(line) // (width - 2)) or 1 for line in text.split("\n")), 10)
+    return min(sum(len(wrap(line, width - 2)) or 1 for line in text.split("\n")), 10)
 
 
 def _range(top: int, left: int, bottom: int, right: int) -> str:

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 from features.errors import InputError
 from features.rules import minor_digits
 
-__all__ = ["LANGUAGES", "Template", "Words", "slug", "words"]
+__all__ = ["LANGUAGES", "Note", "Template", "Words", "slug", "words"]
 
 LANGUAGES: Final = ("en", "de", "hu", "nl")
 DAY: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)(.*)", re.DOTALL)
@@ -53,6 +53,25 @@ class Template:
                 raise ValueError(f"{key} must hold plain {{names}}. Got {text!r}.")
             holes.add(name)
         return cls(text, frozenset(holes))
+
+
+class Note(str):
+    """A sentence in English that can be said in other languages too: it knows its key and holes.
+
+    Holes are whole numbers, shares of 1 (floats) or texts that stay as they are.
+    """
+
+    key: str
+    holes: Mapping[str, int | float | str]
+
+    __slots__ = ("holes", "key")
+
+    @classmethod
+    def of(cls, key: str, **holes: int | float | str) -> Note:
+        """The sentence of a key of the words."""
+        made = cls(words()._filled(key, holes))
+        made.key, made.holes = key, holes
+        return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +101,18 @@ class Words:
     def filled(self, key: str, holes: Mapping[str, str]) -> str:
         """As a call, where `holes` may hold more than this key asks for."""
         return self(key, **{name: holes[name] for name in self._template(key).holes})
+
+    def told(self, text: str) -> str:
+        """A note in this language; any other text stays as it is."""
+        return self._filled(text.key, text.holes) if isinstance(text, Note) else text
+
+    def _filled(self, key: str, holes: Mapping[str, int | float | str]) -> str:
+        def one(value: int | float | str) -> str:
+            if isinstance(value, str):
+                return value
+            return self.percent(value, 0) if isinstance(value, float) else self.number(value)
+
+        return self(key, **{name: one(value) for name, value in holes.items()})
 
     def __contains__(self, key: str) -> bool:
         """Whether there is a text of this key."""

@@ -1,13 +1,15 @@
 """The one-file report: the sheets of the workbook as a page that asks nobody for anything.
 
-The same parts as in the workbook, in the same order. Lists of customers stay in the workbook: a
-page is handed around more freely than it should be. Charts are drawn as SVG inside the file.
+The same parts as in the workbook, in the same order, each where it comes first: later sections
+name that place. Lists of customers stay in the workbook: a page is handed around more freely than
+it should be. Pictures are drawn as SVG inside the file.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,8 +17,10 @@ import pandas as pd
 
 from serving import batch
 from serving.decisions.report import Report
-from serving.views import labels, workbook
+from serving.views import shown, workbook
 from serving.views.cells import Chart, Part, Sheet
+from serving.views.language import Words, words
+from serving.views.pictures import Drawing, drawings
 from training import drawing, pages
 from training.pages import Block, Document, Picture, Section, Table, Text
 
@@ -26,14 +30,19 @@ if TYPE_CHECKING:
 __all__ = ["document", "write"]
 
 MOST: Final = 60  # rows of a table on a page; longer ones stand in the workbook
-FORMS: Final = {
-    "money": "{:,.2f}", "count": "{:,.0f}", "number": "{:,.2f}", "fine": "{:.4f}", "share": "{:.1%}"
-}  # fmt: skip
 NAME: Final = 24  # characters of a name below a bar
 
 
-def write(made: Report, out: Path, progress: Any = None) -> dict[str, int]:
+def write(
+    made: Report,
+    out: Path,
+    say: Words | None = None,
+    progress: Any = None,
+    drawn: Mapping[str, Drawing] | None = None,
+) -> dict[str, int]:
     """Write the page whole or not at all; the blocks of each section.
+
+    `drawn` are its pictures, if they are drawn already.
 
     Raises
     ------
@@ -41,87 +50,145 @@ def write(made: Report, out: Path, progress: Any = None) -> dict[str, int]:
         Another ending, a place that cannot be written.
     """
     batch.require_writable(out, (".html",))
-    told = document(made, progress)
+    say = say or words()
+    told = document(made, say, progress, drawn)
+    text = pages.html(told, say.language, say("workbook.contents"))
     with batch.replacing(out) as temporary:
-        temporary.write_text(pages.html(told), encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return {section.title: len(section.blocks) for section in told.sections}
 
 
-def document(made: Report, progress: Any = None) -> Document:
+def document(
+    made: Report,
+    say: Words,
+    progress: Any = None,
+    drawn: Mapping[str, Drawing] | None = None,
+) -> Document:
     """The page: a section for each sheet that tells of groups."""
-    sections, wanted = [], [sheet for sheet in workbook.sheets(made) if not sheet.long]
+    wanted = [sheet for sheet in workbook.sheets(made, say) if not sheet.long]
+    page, sections = _Page(say, drawings(made, say) if drawn is None else drawn), []
     for done, sheet in enumerate(wanted):
-        sections.append(_section(sheet, made.currency))
+        sections.append(page.section(sheet))
         if progress:
             progress("drawing the page", (done + 1) / len(wanted))
-    return Document(labels.text("title"), (workbook.lead(made),), tuple(sections))
+    lead = (workbook.lead(made, say),)
+    return Document(say("workbook.title"), lead, tuple(sections))
 
 
-def _section(sheet: Sheet, currency: str) -> Section:
-    blocks: list[Block] = [Text(line) for line in sheet.lead.split("|")]
-    for part in sheet.parts:
-        blocks += _blocks(part, currency)
-    return Section(labels.text(sheet.name), tuple(blocks))
+class _Page:
+    """What was shown already, while the page is made from the top down."""
+
+    def __init__(self, say: Words, drawn: Mapping[str, Drawing]) -> None:
+        self.say, self.drawn = say, drawn
+        self.seen: dict[str, str] = {}  # where each part and picture stands
+
+    def section(self, sheet: Sheet) -> Section:
+        title = self.say(f"workbook.{sheet.name}")
+        blocks: list[Block] = [Text(sheet.lead)]
+        if sheet.steps:
+            blocks.append(pages.Bullets(sheet.steps))
+        for part in sheet.parts:
+            blocks += self.blocks(part, title)
+        return Section(title, tuple(blocks))
+
+    def blocks(self, part: Part, here: str) -> list[Block]:
+        title, key = self.say(f"workbook.{part.title}"), _key(part)
+        if part.frame is not None and part.listed and part.title in self.seen:
+            key = part.title
+        if part.frame is not None and key in self.seen:
+            told = self.say("workbook.seen", title=title, sheet=self.seen[key])
+            return [Text(told, "quiet"), *self.pictures(part, here)]
+        if part.frame is None or part.frame.empty:
+            return [self.nothing(part, title)]
+        if "customer_id" in part.frame or part.listed or len(part.frame) > MOST:
+            return [Text(self.say("workbook.elsewhere", title=title), "quiet"),
+                    *self.pictures(part, here)]  # fmt: skip
+        self.seen[key] = self.seen[part.title] = here
+        notes = [Text(self.say.told(note), "quiet") for note in part.notes]
+        return [_table(title, part, part.frame, self.say), *notes, *self.pictures(part, here)]
+
+    def nothing(self, part: Part, title: str) -> Text:
+        if part.empty and part.frame is not None:
+            return Text(f"{title}. {part.empty}", "quiet")
+        what = self.say.told(part.missing)
+        return Text(f"{title}. {self.say('workbook.missing', what=what)}", "warning")
+
+    def pictures(self, part: Part, here: str) -> list[Block]:
+        """Those of a part, each the first time only."""
+        found: list[Block] = []
+        twins = [chart.twin for chart in part.charts if chart.twin in self.drawn]
+        for name in (*part.pictures, *twins):
+            if name in self.drawn and name not in self.seen:
+                self.seen[name] = here
+                one = self.drawn[name]
+                found.append(Picture(one.title, one.svg(), one.alt, ""))
+        frame = part.frame
+        for chart in part.charts:
+            if frame is not None and chart.twin not in self.drawn and chart.title not in self.seen:
+                self.seen[chart.title] = here
+                found.append(_picture(chart, frame, self.say))
+        return found
 
 
-def _blocks(part: Part, currency: str) -> list[Block]:
-    title = labels.text(part.title)
-    if part.frame is None or part.frame.empty:
-        return [Text(f"{title}. {labels.text('missing', what=part.missing or '-')}", "warning")]
-    if "customer_id" in part.frame or len(part.frame) > MOST:
-        return [Text(labels.text("elsewhere", title=title), "quiet")]
-    drawn: list[Block] = [_picture(chart, part.frame, currency) for chart in part.charts]
-    notes = [Text(note, "quiet") for note in part.notes]
-    return [_table(title, part.frame, part.kind), *notes, *drawn]
+def _key(part: Part) -> str:
+    """By what a table shows: its columns and rows, whatever it is called."""
+    return part.title if part.frame is None else f"{part.title}:{','.join(map(str, part.frame))}"
 
 
-def _table(title: str, frame: pd.DataFrame, kind: str) -> Table:
+def _table(title: str, part: Part, frame: pd.DataFrame, say: Words) -> Table:
     units = frame["unit"].tolist() if "unit" in frame else None
-    shown = frame.drop(columns="unit") if units else frame
-    numbers = [pd.api.types.is_numeric_dtype(shown[name].dtype) for name in shown]
-    kinds = [kind or labels.kind(str(name)) for name in shown]
-    head, rows = [labels.heading(str(name)) for name in shown], []
-    for i, cells in enumerate(shown.astype(object).itertuples(index=False)):
+    told = frame.drop(columns="unit") if units else frame
+    numbers = [pd.api.types.is_numeric_dtype(told[name].dtype) for name in told]
+    kinds = [part.kind or shown.kind(str(name)) for name in told]
+    head, rows = [part.heading(j, say) for j in range(told.shape[1])], []
+    forms = _forms(say)
+    for i, cells in enumerate(told.astype(object).itertuples(index=False)):
         rows.append([
-            _cell(cell, (units[i] if units else own) if number else "")
+            _cell(cell, forms[units[i] if units else own] if number else None)
             for cell, number, own in zip(cells, numbers, kinds, strict=True)
         ])  # fmt: skip
-    if not shown.iloc[:, 0].is_unique and len(head) > 1 and not numbers[1]:
+    if not told.iloc[:, 0].is_unique and len(head) > 1 and not numbers[1]:
         # A row is read by its first cell, which so has to be its own.
         rows = [[f"{row[0]}: {row[1]}", *row[2:]] for row in rows]
         head, numbers = [f"{head[0]}: {head[1]}", *head[2:]], [False, *numbers[2:]]
-    words = frozenset(j for j, number in enumerate(numbers) if not number)
-    return Table(title, tuple(head), tuple(map(tuple, rows)), words)
+    texts = frozenset(j for j, number in enumerate(numbers) if not number)
+    # A number stays beside what it counts: 12 months.
+    heads = tuple(re.sub(r"(\d) ", "\\1\u00a0", text) for text in head)
+    return Table(title, heads, tuple(map(tuple, rows)), texts)
 
 
-def _cell(value: Any, kind: str) -> str:
+def _forms(say: Words) -> dict[str, Callable[[float], str]]:
+    return {
+        "money": lambda x: say.number(x, 2), "number": lambda x: say.number(x, 2),
+        "count": say.number, "fine": lambda x: say.number(x, 4), "share": say.percent,
+    }  # fmt: skip
+
+
+def _cell(value: Any, form: Callable[[float], str] | None) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return pages.NOTHING if kind else ""
-    return FORMS[kind].format(value) if kind else str(value)
+        return pages.NOTHING if form else ""
+    return form(value) if form else str(value)
 
 
-def _picture(chart: Chart, frame: pd.DataFrame, currency: str) -> Picture:
-    title, shown = labels.text(chart.title), frame.head(chart.rows)
+def _picture(chart: Chart, frame: pd.DataFrame, say: Words) -> Picture:
+    title, some = say(f"workbook.{chart.title}"), frame.head(chart.rows)
     figure = drawing.blank(height=3.6)
     axes = figure.subplots()
-    {"column": _columns, "line": _line, "scatter": _scatter}[chart.kind](axes, chart, shown)
+    {"column": _columns, "line": _line}[chart.kind](axes, chart, some, say)
     drawing.frame(axes, title)
-    sides = [_axis(chart, name, currency) for name in (chart.x, chart.y[0])]
+    sides = [
+        shown.axis(name, say, unit, name in chart.share)
+        for name, unit in ((chart.x, ""), (chart.y[0], chart.unit))
+    ]
     drawing.words(axes, *sides)
-    _scales(axes, chart)
-    if len(chart.y) > 1 or chart.kind == "scatter":
+    drawing.from_zero(axes)
+    drawing.number_axis(axes, drawing.written(say.number))
+    if chart.y[0] in chart.share:
+        axes.set_ylim(0, 105)
+    if len(chart.y) > 1:
         drawing.legend(axes)
-    alt = f"{title}: {sides[1]} / {sides[0]}; the numbers stand in the table above."
+    alt = say("workbook.alt", title=title, x=sides[0], y=sides[1])
     return Picture(title, drawing.svg(figure), alt, "")
-
-
-def _axis(chart: Chart, name: str, currency: str) -> str:
-    """What an axis means, and its unit."""
-    heading = labels.heading(name)
-    if name in chart.share:
-        return f"{heading} (%)"
-    money = labels.kind(name) == "money" and (name != chart.x or chart.kind == "scatter")
-    return f"{heading} ({currency})" if money else heading
 
 
 def _values(frame: pd.DataFrame, chart: Chart, name: str) -> list[float]:
@@ -129,36 +196,23 @@ def _values(frame: pd.DataFrame, chart: Chart, name: str) -> list[float]:
     return [math.nan if pd.isna(value) else scale * float(value) for value in frame[name]]
 
 
-def _columns(axes: Axes, chart: Chart, frame: pd.DataFrame) -> None:
+def _columns(axes: Axes, chart: Chart, frame: pd.DataFrame, say: Words) -> None:
     width = 0.8 / len(chart.y)
     for k, name in enumerate(chart.y):
         left = [i - 0.4 + width * (k + 0.5) for i in range(len(frame))]
         axes.bar(left, _values(frame, chart, name), width * 0.92, color=drawing.STYLES[k][0],
-                 label=labels.heading(name), zorder=2)  # fmt: skip
+                 label=say.heading(name), zorder=2)  # fmt: skip
     axes.set_xticks(range(len(frame)), _short(frame[chart.x].tolist()))
 
 
-def _line(axes: Axes, chart: Chart, frame: pd.DataFrame) -> None:
+def _line(axes: Axes, chart: Chart, frame: pd.DataFrame, say: Words) -> None:
     for k, name in enumerate(chart.y):
         axes.plot(_values(frame, chart, chart.x), _values(frame, chart, name),
-                  label=labels.heading(name), **drawing.styled(drawing.STYLES[k]))  # fmt: skip
-
-
-def _scatter(axes: Axes, chart: Chart, frame: pd.DataFrame) -> None:
-    x, y = (_values(frame, chart, name) for name in (chart.x, chart.y[0]))
-    for k, label in enumerate(_short(frame.iloc[:, 0].tolist())):
-        colour, marker, _ = drawing.STYLES[k % len(drawing.STYLES)]
-        axes.plot(x[k : k + 1], y[k : k + 1], marker, color=colour, markersize=9, label=label)
+                  label=say.heading(name), **drawing.styled(drawing.STYLES[k]))  # fmt: skip
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+    axes.xaxis.set_major_formatter(lambda value, _: say.number(value))
 
 
 def _short(names: Sequence[object]) -> list[str]:
     texts = (str(name) for name in names)
     return [drawing.plain(t if len(t) <= NAME else f"{t[: NAME - 1]}…") for t in texts]
-
-
-def _scales(axes: Axes, chart: Chart) -> None:
-    drawing.from_zero(axes)
-    if chart.y[0] in chart.share:
-        axes.set_ylim(0, 105)
-    if chart.x in chart.share:
-        axes.set_xlim(0, 105)

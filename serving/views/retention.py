@@ -122,8 +122,8 @@ def pictures(made: Retained) -> dict[str, Picture]:
     grid = made.cohorts.grid()
     if grid.loc[:, grid.columns.to_numpy() > 0].notna().to_numpy().any():
         period = made.cohorts.period
-        heat = charts.heat_map(grid, title="Customers active again, by cohort", period=period,
-                               note_text=f"whole {period}s to {made.as_of}")  # fmt: skip
+        told = f"whole {period}s to {made.as_of}"
+        heat = charts.heat_map(grid, period=period, note_text=told)
         found["cohorts"] = Picture(
             "Cohorts", svg(heat), f"Share of each cohort active in each {period} since its first "
             "order; the same numbers are in cohorts.csv.", "cohorts.svg")  # fmt: skip

@@ -7,7 +7,7 @@ out, and no number is worked out.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,71 +16,109 @@ import pandas as pd
 
 from serving.decisions.cohorts import ALL
 from serving.decisions.report import Report
-from serving.views import cells, labels
+from serving.views import cells, shown
 from serving.views.cells import Chart, Part, Sheet
+from serving.views.language import Words, words
+from serving.views.pictures import Drawing, drawings
 
 __all__ = ["lead", "sheets", "terminal", "write"]
 
+NATIVE: Final = ("tracking",)  # pictures that the workbook has as a chart of its own
 FEW, SOME = 20, 50  # customers that a reader's sheet shows
 #: The columns of channels by what they tell, so that each table fits a printed page.
 CHANNELS: Final = (
     ("part.channels", "spend|fees|cost|signups|customers|cpa|cac|note"),
     ("part.ltv", "realised_.*|ltv_\\d+m.*"),
     ("part.return", "ltv_to_cac.*|roi.*|payback.*"),
-    ("part.ahead", "ahead_.*|repeat.*|retention.*"),
+    ("part.ahead", "ahead_.*"),
+    ("part.again", "repeat.*|retention.*"),
+)
+PARTED: Final = (
+    ("part.segments", "customers|share|clv_.*|churn_.*"),
+    ("part.drivers", "orders_per_month|order_value_.*|active_months_.*|categories|one_category"),
 )
 AGAIN: Final = (
-    ("part.retention", "customers|covered|repeat.*|loyal.*|orders|base|retention.*"),
+    ("part.retention", "customers|base|retention.*"),
+    ("part.repeat", "covered|repeat.*|loyal.*|orders"),
     ("part.stays", "stayed.*|mean_life.*"),
 )
 
 
-def write(made: Report, out: Path, progress: Any = None) -> dict[str, int]:
+def write(
+    made: Report,
+    out: Path,
+    say: Words | None = None,
+    progress: Any = None,
+    drawn: Mapping[str, Drawing] | None = None,
+) -> dict[str, int]:
     """Write the workbook whole or not at all; the rows of data on each sheet.
+
+    `drawn` are its pictures, if they are drawn already.
 
     Raises
     ------
     InputError
         Another ending, more than a worksheet takes, a place that cannot be written.
     """
-    return cells.write(sheets(made), out, lead(made), progress)
+    say = say or words()
+    there, images = drawings(made, say) if drawn is None else drawn, {}
+    for done, (name, one) in enumerate(there.items()):
+        if name not in NATIVE:
+            images[name] = one.image()
+        if progress:
+            progress("drawing pictures", (done + 1) / len(there))
+    return cells.write(
+        sheets(made, say), out, lead(made, say), say=say, drawn=images, progress=progress
+    )
 
 
-def lead(made: Report) -> str:
+def lead(made: Report, say: Words) -> str:
     """The line below every title: moment, months, currency, model."""
-    return labels.text("subtitle", as_of=made.as_of, months=made.months, currency=made.currency,
-                       version=made.version)  # fmt: skip
+    return say("workbook.subtitle", as_of=say.date(made.as_of), months=made.months,
+               currency=made.currency, version=made.version)  # fmt: skip
 
 
-def sheets(made: Report) -> list[Sheet]:
+def sheets(made: Report, say: Words) -> list[Sheet]:
     """All sheets in their order: the summary, four readers, then the whole tables."""
     parts = {
-        "figures": (_figures(made), _segments(made)),
-        "product": (*_all_cohorts(made), _reach(made)),
-        "experience": (_leaving(made), _surveys(made), _slipping(made)),
+        "figures": (_figures(made, say), *_parted(_segments(made), PARTED)),
+        "product": (*_all_cohorts(made), _reach(made, say)),
+        "experience": (_leaving(made), _surveys(made), _slipping(made, say)),
         "marketing": (_economics(made), _again_short(made), _steps(made), _first_targets(made)),
-        "sales": (_best(made), _slipping(made)),
-        "segments": (_segments(made), _steps(made), _categories(made)),
+        "sales": (_best(made, say), _slipping(made, say)),
+        "segments": (*_parted(_segments(made), PARTED), _steps(made), _categories(made)),
         "channels": (*_parted(_channels(made), CHANNELS), *_parted(_again(made), AGAIN)),
         "cohorts": (*_all_cohorts(made), _active(made), _cohorts(made)),
         "targets": (_targets(made),),
-        "quality": (_quality(made), *_tested(made)),
-        "customers": (Part("part.customers", made.customers),),
+        "quality": (_quality(made, say), *_tested(made)),
+        "customers": (Part("sheet.customers", made.customers),),
     }
     long = ("targets", "customers")
     return [
-        Sheet(f"sheet.{name}", labels.text(f"lead.{name}"), some, name in long)
+        Sheet(f"sheet.{name}", say(f"workbook.lead.{name}"), tuple(_in_words(p, say) for p in some),
+              name in long, say.lists.get(f"workbook.do.{name}", ()))
         for name, some in parts.items()
-    ]
+    ]  # fmt: skip
 
 
-def _figures(made: Report) -> Part:
-    return Part("part.figures", _worded(made.figures(), "figure"), notes=made.worth.notes)
+def _in_words(part: Part, say: Words) -> Part:
+    """Cells that hold names of ours, in the reader's language."""
+    return part if part.frame is None else replace(part, frame=shown.told(part.frame, say))
 
 
-def _worded(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+def _lacking(made: Report, *names: str) -> str:
+    """What to add for the first of these parts that lacks something."""
+    return next((made.missing[name] for name in names if name in made.missing), "")
+
+
+def _figures(made: Report, say: Words) -> Part:
+    frame = _worded(made.figures(), "figure", say)
+    return Part("part.figures", frame, notes=made.worth.notes, pictures=("spread",))
+
+
+def _worded(frame: pd.DataFrame, column: str, say: Words) -> pd.DataFrame:
     """Names of columns that stand in cells, in words."""
-    return frame.assign(**{column: frame[column].map(labels.heading)})
+    return frame.assign(**{column: frame[column].map(say.heading)})
 
 
 def _picked(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -91,11 +129,9 @@ def _segments(made: Report) -> Part:
     h, table = made.months, made.groups.table
     frame = table.drop(columns="next_step")
     n = len(frame) - 1  # the last row is of all
-    return Part("part.segments", frame, notes=made.groups.notes, charts=(
-        Chart("column", "chart.value", "segment", (f"clv_{h}m",), n),
-        Chart("scatter", "chart.map", f"churn_{h}m", (f"clv_{h}m_per_customer",), n,
-              (f"churn_{h}m",)),
-    ))  # fmt: skip
+    chart = Chart("column", "chart.value", "segment", (f"clv_{h}m",), n, unit=made.currency)
+    return Part("part.segments", frame, notes=made.groups.notes, charts=(chart,),
+                pictures=("map", "matrix"))  # fmt: skip
 
 
 def _steps(made: Report) -> Part:
@@ -113,31 +149,26 @@ def _leaving(made: Report) -> Part:
 
 
 def _categories(made: Report) -> Part:
-    return Part("part.categories", made.groups.reach, made.missing.get("categories", ""))
+    lacks = _lacking(made, "categories")
+    return Part("part.categories", made.groups.reach, lacks, listed=True)
 
 
-def _reach(made: Report) -> Part:
+def _reach(made: Report, say: Words) -> Part:
     """The same as a grid of shares, which is easier to read."""
     every = _categories(made)
     if every.frame is None or every.frame.empty:
         return every
     order = every.frame["segment"].drop_duplicates().tolist()
     grid = every.frame.pivot_table(index="category", columns="segment", values="share", sort=True)
-    return Part(every.title, _picked(grid, order).reset_index(), kind="share", heat=1)
+    shares = _picked(grid, order).rename(columns=say.segment).reset_index()
+    return Part(every.title, shares, kind="share", heat=1, named=1)
 
 
 def _channels(made: Report) -> Part:
     if made.channels is None:
         return Part("part.channels", None, made.missing["channels"])
-    whole, m = made.channels.whole.drop(columns="cohort"), made.channels.months
-    n = max(len(whole) - 1, 1)
-    ltv = (f"ltv_{m}m", "cac") if f"ltv_{m}m" in whole and "cac" in whole else ()
-    charts: tuple[Chart, ...] = ()
-    if ltv:
-        charts = (Chart("column", "chart.channels", "channel", ltv, n),)
-    if "ltv_to_cac" in whole:
-        charts += (Chart("column", "chart.ratio", "channel", ("ltv_to_cac",), n),)
-    return Part("part.channels", whole, charts=charts, notes=made.channels.notes)
+    whole = made.channels.whole.drop(columns="cohort")
+    return Part("part.channels", whole, notes=made.channels.notes, pictures=("channels",))
 
 
 def _parted(part: Part, groups: Sequence[tuple[str, str]]) -> tuple[Part, ...]:
@@ -149,7 +180,8 @@ def _parted(part: Part, groups: Sequence[tuple[str, str]]) -> tuple[Part, ...]:
         names = [name for name in part.frame if re.fullmatch(pattern, str(name))]
         if names:
             made.append(Part(title, part.frame[[first, *names]]))
-    made[-1] = replace(made[-1], notes=part.notes)
+    made[0] = replace(made[0], charts=part.charts)
+    made[-1] = replace(made[-1], notes=part.notes, pictures=part.pictures)
     return tuple(made)
 
 
@@ -159,13 +191,12 @@ def _economics(made: Report) -> Part:
         return Part("part.economics", None, every.missing)
     names = ("channel", "customers", "cost", "cac", f"ltv_{made.channels.months}m", "ltv_to_cac",
              "ltv_to_cac_low", "ltv_to_cac_high", "roi", "payback_month", "note")  # fmt: skip
-    return Part("part.economics", _picked(every.frame, names), charts=every.charts)
+    return Part("part.economics", _picked(every.frame, names), pictures=every.pictures)
 
 
 def _again(made: Report) -> Part:
     if made.retained is None or made.retained.channels is None:
-        told = made.missing.get("retention", "Add acquisition_channel to the table customers.")
-        return Part("part.retention", None, told)
+        return Part("part.retention", None, _lacking(made, "retention", "acquisition"))
     return Part("part.retention", made.retained.channels)
 
 
@@ -179,9 +210,8 @@ def _again_short(made: Report) -> Part:
 
 
 def _surveys(made: Report) -> Part:
-    told = made.missing.get("surveys", made.missing.get("retention", ""))
     if made.retained is None or made.retained.beside.table.empty:
-        return Part("part.surveys", None, told)
+        return Part("part.surveys", None, _lacking(made, "surveys", "retention"))
     notes = made.retained.beside.notes
     return Part("part.surveys", made.retained.beside.table, notes=notes)
 
@@ -196,7 +226,7 @@ def _all_cohorts(made: Report) -> tuple[Part, ...]:
     n = len(every)
     return (Part("part.all", every, charts=(
         Chart("line", "chart.active", "since", ("active",), n, ("active",)),
-        Chart("line", "chart.margin", "since", ("margin_so_far",), n),
+        Chart("line", "chart.margin", "since", ("margin_so_far",), n, unit=made.currency),
     )),)  # fmt: skip
 
 
@@ -205,7 +235,8 @@ def _active(made: Report) -> Part:
         return Part("part.active", None, made.missing["retention"])
     grid = made.retained.cohorts.grid("active")
     grid.columns = pd.Index([str(column) for column in grid])
-    return Part("part.active", grid.reset_index(), kind="share", heat=2)
+    return Part("part.active", grid.reset_index(), kind="share", heat=2, named=1,
+                pictures=("heat",))  # fmt: skip
 
 
 def _cohorts(made: Report) -> Part:
@@ -219,7 +250,7 @@ def _targets(made: Report) -> Part:
     frame = made.targets()
     if frame is not None:
         frame = frame.dropna(axis=1, how="all")  # no channel or offer was named
-    return Part("part.targets", frame, made.missing.get("targets", ""), notes=notes)
+    return Part("sheet.targets", frame, _lacking(made, "targets"), notes=notes)
 
 
 def _first_targets(made: Report) -> Part:
@@ -231,13 +262,14 @@ def _first_targets(made: Report) -> Part:
     return Part("part.first", _picked(every.head(FEW), names))
 
 
-def _slipping(made: Report) -> Part:
+def _slipping(made: Report, say: Words) -> Part:
     frame = _listed(made, made.slipping(SOME))
-    return Part("part.slipping", frame, "Nobody is worth much and likely to leave.")
+    return Part("part.slipping", frame, empty=say("workbook.nobody_slipping"))
 
 
-def _best(made: Report) -> Part:
-    return Part("part.best", _listed(made, made.best(SOME)), "Nobody has ordered yet.")
+def _best(made: Report, say: Words) -> Part:
+    frame = _listed(made, made.best(SOME))
+    return Part("part.best", frame, empty=say("workbook.nobody_best"))
 
 
 def _listed(made: Report, frame: pd.DataFrame) -> pd.DataFrame:
@@ -247,42 +279,45 @@ def _listed(made: Report, frame: pd.DataFrame) -> pd.DataFrame:
     return _picked(frame, names)
 
 
-def _quality(made: Report) -> Part:
+def _quality(made: Report, say: Words) -> Part:
     frame = made.quality()
-    if frame is not None:
-        frame = _worded(frame.assign(unit=frame["metric"].map(labels.kind)), "metric")
-    return Part("part.quality", frame, made.missing.get("model", ""))
+    if frame is None:
+        return Part("part.quality", None, _lacking(made, "model"))
+    names = {name: shown.model(str(name), say) for name in frame.columns[1:]}
+    frame = frame.assign(unit=frame["metric"].map(shown.kind)).rename(columns=names)
+    notes = tuple(made.missing[name] for name in ("curves",) if name in made.missing)
+    return Part("part.quality", _worded(frame, "metric", say), notes=notes, named=1,
+                pictures=("deciles", "gain", "calibration"))  # fmt: skip
 
 
 def _tested(made: Report) -> tuple[Part, ...]:
     """More of the test, where there was one; what is missing then is said above."""
-    picked = {
-        "slices": ("slice", "level", "n", "bias", "bias_low", "bias_high", "wape", "mae", "auroc",
-                   "normalised_gini"),
-        "coverage": ("group", "n", "below", "inside", "above"),
-    }  # fmt: skip
+    picked = (
+        ("slices", "part.slices", ("slice", "level", "n", "bias", "bias_low", "bias_high", "wape",
+                                   "mae", "auroc", "normalised_gini")),
+        ("coverage", "part.coverage", ("group", "n", "below", "inside", "above")),
+    )  # fmt: skip
     parts = []
     track = made.tracking()
     if track is not None:
-        chart = Chart("line", "chart.tracking", "month", ("predicted", "actual"), len(track))
+        chart = Chart("line", "chart.tracking", "month", ("predicted", "actual"), len(track),
+                      unit=made.currency, twin="tracking")  # fmt: skip
         parts.append(Part("part.tracking", track, charts=(chart,)))
-    for name, columns in picked.items():
+    for name, title, columns in picked:
         frame = made.tested(name)
         if frame is not None:
-            parts.append(Part(f"part.{name}", _picked(frame, columns)))
+            parts.append(Part(title, _picked(frame, columns)))
     return tuple(parts)
 
 
-def terminal(made: Report, out: Path, rows: dict[str, int]) -> str:
+def terminal(made: Report, out: Path, rows: dict[str, int], say: Words) -> str:
     """What the command prints; no customer's name stands in it."""
-    lines = [lead(made)]
-    told = "money", "count"
+    lines = [lead(made, say)]
+    forms = {"money": lambda x: say.number(x, 2), "count": say.number, "share": say.percent}
     for row in made.figures().to_dict("records"):
-        shown = "–" if pd.isna(row["value"]) else (  # noqa: RUF001  a dash, no minus
-            f"{row['value']:,.{2 * (row['unit'] == 'money')}f}" if row["unit"] in told
-            else f"{row['value']:.1%}"
-        )  # fmt: skip
-        lines.append(f"  {labels.heading(row['figure'])}: {shown}")
-    lines += [f"Missing: {what}" for what in made.missing.values()]
-    sheets = ", ".join(f"{name} ({count:,})" for name, count in rows.items())
-    return "\n".join([*lines, f"Sheets and their rows: {sheets}", f"Written to {out}"])
+        value = float("nan") if row["value"] is None else row["value"]
+        lines.append(f"  {say.heading(row['figure'])}: {forms[row['unit']](value)}")
+    lines += [say("workbook.lacks", what=say.told(what)) for what in made.missing.values()]
+    told = ", ".join(f"{name} ({say.number(count)})" for name, count in rows.items())
+    return "\n".join([*lines, say("workbook.rows", sheets=told),
+                      say("parted.written", out=out)])  # fmt: skip

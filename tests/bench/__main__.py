@@ -13,12 +13,14 @@ from collections.abc import Callable
 from tests.bench import (
     accuracy,
     decisions,
+    desk,
     events,
     exact,
     fuzz,
     intervals,
     overload,
     reasons,
+    report,
     serve,
     speed,
     trust,
@@ -44,6 +46,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "one-customer": speed.one_customer,
     "features-command": speed.features_command,
     "predict": speed.predict,
+    "report": report.report,
     "serve": serve.serve,
     "overload": overload.overload,
     "swaps": overload.swaps,
@@ -53,6 +56,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "bits": exact.bits,
     "lookup": exact.lookup,
     "kills": overload.kills,
+    "desk": desk.desk,
 }
 
 

@@ -63,7 +63,7 @@ def _one(customers: int, seed: int) -> _Shop:
         fitted = fit(store, cutoff, MONTHS, settings, rehearsals=past)
         rows, labels = gather(store, fitted.catalogue, cutoff, "UTC", 1.0, range(1, MONTHS + 1))
     found = fitted.model.predict(rows, cutoff, [MONTHS])
-    said = found.rehearsed(labels, cutoff, MONTHS)
+    said = found.rehearsed(labels, cutoff, MONTHS, settings.business.margin)
     intervals = fitted.model.intervals
     assert intervals is not None
     spread = intervals.spread(said.value, said.orders, said.churn)

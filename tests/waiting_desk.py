@@ -1,0 +1,106 @@
+"""A shop of made-up predictions for the lists of the desk: no model is trained for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from conftest import ODD_IDS
+
+from serving.decisions import files
+from serving.desk.prepared import Inputs, Prepared, place
+from serving.desk.preparing import prepare
+
+__all__ = ["AS_OF", "SETTINGS", "N", "inputs", "predictions", "prepared", "write"]
+
+AS_OF, N = "2025-01-01", 400
+SETTINGS = """[business]
+currency = "EUR"
+margin = 0.4
+[orders]
+complete_until = 2024-12-31
+[judgement]
+contact_cost = 0.5
+"""
+SEGMENTS = ("Keep close", "Win over", "Grow", "Let rest")
+HOSTILE = ("<b>bold</b>", "=HYPERLINK(1)", "@SUM(1)", "-2+3", "+1", "\uff1d1", "| cmd")
+
+
+def ids() -> list[str]:
+    """Ids, those that programs like to change among them, sorted bytewise."""
+    plain = [f"c{k:04d}" for k in range(N - len(ODD_IDS) - len(HOSTILE))]
+    return sorted([*plain, *ODD_IDS, *HOSTILE])
+
+
+def predictions() -> pd.DataFrame:
+    """As ``clv predict`` writes them, a tenth of the people without an order."""
+    rng = np.random.default_rng(0)
+    churn = rng.beta(2, 1, N)
+    worth = (1 - churn) * rng.gamma(2, 40, N)
+    worth[50:60] = worth[50]  # equal ones stand by their id
+    churn[50:60] = churn[50]
+    cold = np.arange(N) % 10 == 3
+    table: dict[str, object] = {
+        "customer_id": ids(), "as_of": AS_OF,
+        "evidence": np.where(cold, "cold_start", np.where(np.arange(N) % 7 == 0, "thin", "full")),
+    }  # fmt: skip
+    for h, part in ((3, 0.4), (12, 1.0)):
+        money = worth * part
+        table |= {
+            f"revenue_{h}m": money * 2.5, f"orders_{h}m": money / 30, f"churn_{h}m": churn**part,
+            f"margin_{h}m": money + 1.0, f"retention_cost_{h}m": 1.0, f"clv_{h}m": money,
+            f"clv_{h}m_low": 0.0, f"clv_{h}m_median": money * 0.8, f"clv_{h}m_high": money * 2,
+            f"clv_{h}m_sd": money * 0.7, f"clv_{h}m_common": 0.1,
+        }  # fmt: skip
+    segment = np.array(SEGMENTS, object)[np.arange(N) % 4]
+    return pd.DataFrame(table).assign(
+        next_order_on=np.where(np.arange(N) % 3 == 0, None, "2025-03-01"),
+        segment=np.where(cold, "Prospect", segment),
+        reasons='[{"feature": "x", "money": 1.5, "text": "=seldom | late"}]', model_version="7",
+    )  # fmt: skip
+
+
+def write(folder: Path) -> Path:
+    """The predictions and the data in a folder; the folder of the data."""
+    table, rng = predictions(), np.random.default_rng(1)
+    data = folder / "data"
+    data.mkdir(parents=True)
+    names = table["customer_id"]
+    k = np.arange(N)
+    known = table["evidence"] != "cold_start"
+    days = pd.Timestamp("2024-12-31") - pd.to_timedelta(rng.integers(1, 700, N), "D")
+    orders = pd.concat([
+        pd.DataFrame({"customer_id": names, "order_ts": days, "amount": 20.0 + k % 9}),
+        pd.DataFrame({"customer_id": names, "order_ts": days - pd.Timedelta(days=40),
+                      "amount": 15.0}),
+    ])[np.tile(known, 2)]  # fmt: skip
+    orders.to_parquet(data / "orders.parquet")
+    pd.DataFrame({
+        "customer_id": names, "country": np.where(k % 3 == 0, "AT", "DE"),
+        "acquisition_channel": np.array(["ads", 'a "b"', "o'c"], object)[k % 3],
+        "consent_email": np.where(k % 4 == 0, "no", np.where(k % 4 == 1, "", "yes")),
+        "consent_ads": np.where(k % 2 == 0, "true", "false"),
+        "email": [f"person.{i}@example.org" for i in k], "first_name": "=cmd|' /C calc'!A0",
+        "acquired_at": "2022-01-01",
+    }).to_parquet(data / "customers.parquet")  # fmt: skip
+    moments = np.where(k[:100] < 50, "2024-12-20", "2024-07-01")
+    pd.DataFrame({
+        "campaign_id": np.where(k[:100] < 50, "winter", "summer"), "customer_id": names[:100],
+        "ts": moments, "arm": np.where(k[:100] % 2 == 0, "treatment", "control"), "cost": 0.5,
+    }).to_parquet(data / "contacts.parquet")  # fmt: skip
+    (data / "clv.toml").write_text(SETTINGS)
+    files.write(table.sample(frac=1, random_state=0), folder / "p.csv", shown=False)
+    return data
+
+
+def inputs(folder: Path) -> Inputs:
+    """What `write` wrote."""
+    return Inputs(folder / "p.csv", str(folder / "data"))
+
+
+def prepared(folder: Path) -> Prepared:
+    """The same, worked out in the home of the environment."""
+    found = inputs(folder)
+    prepare(found, place() / found.key())
+    return Prepared(place() / found.key())
