@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,7 +19,7 @@ from training.model import Model
 from training.packing import unpack
 from training.run import Data, settings_file, with_horizons
 
-__all__ = ["Loaded", "is_folder", "load", "open_folder"]
+__all__ = ["Loaded", "is_folder", "load", "open_folder", "scores_of", "scores_of_version"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,23 @@ def open_folder(folder: Path, version: str = "") -> Loaded:
     parts = bundle.verify(folder, bundle.key(registry.home()), feature_hash())
     version = version or f"bundle-{bundle.digest(folder)[:12]}"
     return Loaded(unpack(parts), version)
+
+
+def scores_of(folder: Path) -> Mapping[str, Any]:
+    """The scores of its test that a bundle carries, verified; empty where it has none.
+
+    Raises
+    ------
+    BundleError, InputError
+        The folder is no bundle that this home has sealed.
+    """
+    parts = bundle.verify(folder, bundle.key(registry.home()), feature_hash())
+    return dict(parts.card.get("scores") or {})
+
+
+def scores_of_version(version: str) -> Mapping[str, Any]:
+    """As `scores_of`, of a registered version."""
+    return scores_of(registry.fetch(version))
 
 
 def is_folder(text: str) -> bool:

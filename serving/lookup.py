@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from serving.batch import replacing
 from training.tracking import home
 
-__all__ = ["Lookup", "latest", "newest"]
+__all__ = ["Lookup", "first", "latest", "newest"]
 
 ROWS: Final = 16_384  # of a block
 #: Columns of text; other files than CSV tell it themselves.
@@ -77,6 +77,11 @@ class Lookup:
             key = (str(file.absolute()), stat.st_size, stat.st_mtime_ns)
             if self._state is None or self._state[0] != key:
                 self._state = (key, _Table(_laid_out(file, key)))
+
+
+def first(texts: Any, text: str) -> int:
+    """The first place of a sorted Arrow array of text that does not stand before `text`."""
+    return bisect_left(range(len(texts)), text, key=lambda i: texts[i].as_py())
 
 
 def newest(place: Path) -> Path | None:
@@ -159,13 +164,7 @@ class _Table:
         if block < 0:
             return None
         ids = self.ids[block]
-        low, high = 0, len(ids)
-        while low < high:
-            middle = (low + high) // 2
-            if ids[middle].as_py() < customer:
-                low = middle + 1
-            else:
-                high = middle
+        low = first(ids, customer)
         if low == len(ids) or ids[low].as_py() != customer:
             return None
         row: dict[str, Any] = self.blocks[block].slice(low, 1).to_pylist()[0]

@@ -73,17 +73,12 @@ def report(
 
 def _scores(model: Path | None) -> Callable[[str], Mapping[str, Any]]:
     """The test scores of a version, or of the folder `model`, whose faults are told at once."""
-    from features.catalogue import feature_hash
-    from training import bundle, registry
+    from serving.loader import scores_of, scores_of_version
 
-    def of(folder: Path) -> Mapping[str, Any]:
-        parts = bundle.verify(folder, bundle.key(registry.home()), feature_hash())
-        return dict(parts.card.get("scores") or {})
-
-    if model is not None:
-        known = of(model)
-        return lambda _: known
-    return lambda version: of(registry.fetch(version))
+    if model is None:
+        return scores_of_version
+    known = scores_of(model)
+    return lambda _: known
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"report": report}

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from serving import lookup
 from serving.batch import replacing
 
 __all__ = ["Columns", "write"]
@@ -102,15 +103,7 @@ class Columns:
 
     def first(self, name: str, text: str) -> int:
         """The first row of a sorted column of text that is not before `text`."""
-        column = self._batch.column(name)
-        low, high = 0, len(column)
-        while low < high:
-            middle = (low + high) // 2
-            if column[middle].as_py() < text:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        return lookup.first(self._batch.column(name), text)
 
     def cell(self, name: str, place: int) -> Any:
         """One cell as a plain value."""

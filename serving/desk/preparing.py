@@ -15,7 +15,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -162,7 +162,9 @@ class _Work:
         return None
 
     def _of_report(self, store: Store, spend: pd.DataFrame | None) -> None:
-        made = report(store, self.predictions, self.settings, spend=spend, scores=_scores)
+        from serving.loader import scores_of_version
+
+        made = report(store, self.predictions, self.settings, spend=spend, scores=scores_of_version)
         self.tables |= {
             "figures": _rows(made.figures()), "segments": _rows(made.groups.table),
             "summary": _rows(made.worth.summary()),
@@ -253,15 +255,6 @@ def _before(as_of: str) -> Path | None:
         if file.parent.name.removeprefix("as_of=") < name
     ]
     return max(found)[2] if found else None
-
-
-def _scores(version: str) -> Mapping[str, Any]:
-    """The scores that the registered model of a version carries."""
-    from features.catalogue import feature_hash
-    from training import bundle, registry
-
-    parts = bundle.verify(registry.fetch(version), bundle.key(registry.home()), feature_hash())
-    return dict(parts.card.get("scores") or {})
 
 
 def _figures(groups: Segmented) -> list[dict[str, Any]]:
