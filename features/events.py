@@ -7,6 +7,8 @@ how far the orders cover, and writes each bucket sorted.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,11 +40,19 @@ from features.rules import (
 )
 from features.settings import Settings
 
-__all__ = ["COLUMNS", "Staged", "read", "write"]
+__all__ = ["ASKED", "COLUMNS", "MEMBER", "SCORE", "Staged", "read", "write"]
 
+#: Kinds of events that speak of surveys, and of loyalty.
+SCORE: Final = re.compile(r"survey|score|nps|csat|rating|review", re.IGNORECASE)
+MEMBER: Final = re.compile(r"loyal|member|club|point|tier", re.IGNORECASE)
+ASKED: Final = f"{SCORE.pattern}|{MEMBER.pattern}"
 NEEDED: Final = ("customer_id", "ts", "kind")
 COLUMNS: Final = (*NEEDED, "value", "channel")
-KEPT: Final = ("customer_id", "event_ts", "kind", "value", "channel", "file", "line")
+KEPT: Final = ("part", "customer_id", "event_ts", "kind", "value", "channel", "file", "line")
+TYPES: Final = (
+    pa.uint8(), pa.string(), pa.int64(), pa.string(), pa.int64(), pa.string(), pa.int32(),
+    pa.int64(),
+)  # fmt: skip
 PARTS: Final = 64
 LARGE: Final = 1_000_000  # events; fewer stay in one part
 LIMIT: Final = 10**9  # a value reaches it: no sum of a customer may pass 2^62
@@ -258,7 +268,7 @@ class _Sink:
             _meet(found, LOST, lost)
         if kept.num_rows:
             self._note_times(kept)
-            self.held.append(kept.select(["part", *KEPT]))
+            self.held.append(kept.select(KEPT))
             self._divide()
 
     def _note_times(self, kept: pa.RecordBatch) -> None:
@@ -346,26 +356,34 @@ def write(
     folder.mkdir()
     late = _Refused(found.refused / "late.parquet")
     try:
-        for bucket in range(buckets):
-            rows = _part(found, bucket)
+        for bucket, rows in enumerate(_by_bucket(found, buckets)):
             con.register("staged_events", rows)
-            mine = "true"
-            if found.parts < buckets:
-                mine = f"{bucket_of('customer_id', buckets)} = {bucket}"
-            _bucket(con, found, f"{mine} AND event_ts < {coverage}",
-                    folder / f"bucket-{bucket:03d}.parquet")  # fmt: skip
-            _late(con, found, f"{mine} AND event_ts >= {coverage}", late)
+            _bucket(con, found, f"event_ts < {coverage}", folder / f"bucket-{bucket:03d}.parquet")
+            _late(con, found, f"event_ts >= {coverage}", late)
             con.unregister("staged_events")
     finally:
         late.close()
 
 
-def _part(found: Staged, bucket: int) -> pa.Table:
-    path = found.raw / f"part-{bucket if found.parts == PARTS else 0:03d}.arrow"
+def _by_bucket(found: Staged, buckets: int) -> Iterator[pa.Table]:
+    """The kept events of each bucket; parts are the buckets of 64, but few lie all in the first."""
+    if found.parts == buckets:
+        yield from (_part(found, bucket) for bucket in range(buckets))
+        return
+    rows = _part(found, 0)
+    codes = rows.column("part").to_numpy() & (buckets - 1)  # as `bucket_of` takes fewer bits
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(buckets + 1))
+    rows = rows.take(pa.array(order))
+    for first, last in itertools.pairwise(bounds.tolist()):
+        yield rows.slice(first, last - first)
+
+
+def _part(found: Staged, part: int) -> pa.Table:
+    path = found.raw / f"part-{part:03d}.arrow"
     if path.exists():
         return pa.ipc.open_file(str(path)).read_all()
-    types = (pa.string(), pa.int64(), pa.string(), pa.int64(), pa.string(), pa.int32(), pa.int64())
-    return pa.schema(list(zip(KEPT, types, strict=True))).empty_table()
+    return pa.schema(list(zip(KEPT, TYPES, strict=True))).empty_table()
 
 
 def _bucket(con: duckdb.DuckDBPyConnection, found: Staged, which: str, path: Path) -> None:

@@ -8,12 +8,14 @@ the columns mean is the matter of `features.layouts`, what is accepted that of `
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +48,24 @@ class Sheet:
     floats: tuple[int, ...] = ()
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass
 class Table:
-    """One table: the names people know its files by, and a stream of its sheets (once)."""
+    """One table: the names people know its files by, and a stream of its sheets (once).
+
+    `begin` lets what must start first start before anybody waits for the sheets; then `close` must
+    be called, whether they were read or not.
+    """
 
     name: str
     files: tuple[str, ...]
     sheets: Callable[[], Iterator[Sheet]]
     done: Callable[[], float] = field(default=lambda: 0.0)  # part read, 0 to 1
+    begin: Callable[[], None] = field(default=_nothing)
+    close: Callable[[], None] = field(default=_nothing)
 
 
 def tables(
@@ -174,16 +186,14 @@ def _files(name: str, paths: list[Path], root: Path, settings: Settings) -> Tabl
                 "of these."
             )
     state = {"now": 0, "part": 0.0}
+    runs = dict(_parquet_runs(paths))
 
     def sheets() -> Iterator[Sheet]:
         index = 0
         while index < len(paths):
-            if paths[index].name.endswith(".parquet"):
-                stop = index
-                while stop < len(paths) and paths[stop].name.endswith(".parquet"):
-                    stop += 1
-                yield from _parquet(paths[index:stop], names, index, state)
-                index = stop
+            if index in runs:
+                yield from _parquet(runs[index], names, index, state)
+                index += len(runs[index].paths)
             else:
                 reader = Csv(paths[index], names[index], settings.orders.encoding)
                 state["now"] = index
@@ -191,7 +201,11 @@ def _files(name: str, paths: list[Path], root: Path, settings: Settings) -> Tabl
                 yield Sheet(index, reader.columns, batches)
                 index += 1
 
-    return Table(name, names, sheets, lambda: (state["now"] + state["part"]) / len(paths))
+    first = runs.get(0)
+    return Table(
+        name, names, sheets, lambda: (state["now"] + state["part"]) / len(paths),
+        first.begin if first else _nothing, first.close if first else _nothing,
+    )  # fmt: skip
 
 
 def _shown(path: Path, root: Path) -> str:
@@ -205,29 +219,63 @@ def _tracked(reader: Csv, state: dict[str, Any]) -> Iterator[pa.RecordBatch]:
         yield batch
 
 
+class _Child:
+    """A process with limits that reads Parquet files which stand one after the other."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        self.before: list[os.stat_result] = []
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        """Start it before anybody waits for it."""
+        self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it, unless that was done; it waits where its pipe is full."""
+        if self.process is None:
+            self.before = [path.stat() for path in self.paths]
+            command = [sys.executable, "-I", str(Path(foreign.__file__)), *map(str, self.paths)]
+            self.process = subprocess.Popen(  # noqa: S603  our own file, no shell
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+            )
+        return self.process
+
+    def close(self) -> None:
+        """End it, whatever it is at."""
+        if self.process is not None:
+            with self.process as process:
+                process.kill()
+            self.process = None
+
+
+def _parquet_runs(paths: list[Path]) -> Iterator[tuple[int, _Child]]:
+    """Where Parquet files begin that stand one after the other, and who reads them."""
+    begin = 0
+    for parquet, some in groupby(paths, lambda path: path.name.endswith(".parquet")):
+        run = list(some)
+        if parquet:
+            yield begin, _Child(run)
+        begin += len(run)
+
+
 def _parquet(
-    paths: list[Path], names: tuple[str, ...], first: int, state: dict[str, Any]
+    run: _Child, names: tuple[str, ...], first: int, state: dict[str, Any]
 ) -> Iterator[Sheet]:
     """Sheets of Parquet files, read by a child process with limits."""
-    before = [path.stat() for path in paths]
-    command = [sys.executable, "-I", str(Path(foreign.__file__)), *map(str, paths)]
-    with subprocess.Popen(  # noqa: S603  our own file, no shell
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-    ) as child:
-        try:
-            for offset in range(len(paths)):
-                name = names[first + offset]
-                state["now"] = first + offset
-                yield _received(child, name, first + offset, state)
-                after = paths[offset].stat()
-                was = before[offset]
-                if (after.st_size, after.st_mtime_ns) != (was.st_size, was.st_mtime_ns):
-                    raise InputError(
-                        f"{name} must not change while it is read. Its size or time changed. Wait "
-                        "until it is written to the end."
-                    )
-        finally:
-            child.kill()
+    child = run.start()
+    try:
+        for index, (path, was) in enumerate(zip(run.paths, run.before, strict=True), start=first):
+            state["now"] = index
+            yield _received(child, names[index], index, state)
+            after = path.stat()
+            if (after.st_size, after.st_mtime_ns) != (was.st_size, was.st_mtime_ns):
+                raise InputError(
+                    f"{names[index]} must not change while it is read. Its size or time changed. "
+                    "Wait until it is written to the end."
+                )
+    finally:
+        run.close()
 
 
 def _received(

@@ -60,7 +60,7 @@ class People:
     def of(cls, store: Store, index: int, events: bool = True) -> People:
         """Read one bucket of a store that holds a table of customers; without `events` if asked."""
         bucket = store.bucket(index)
-        attributes = pd.read_parquet(store.people(index)).set_index("customer_id").sort_index()
+        attributes = store.attributes(index)
         ids = attributes.index.to_numpy(object)
         # One customer more, who has no line, stands for all who never ordered.
         starts = np.append(bucket.starts, bucket.starts[-1])

@@ -19,6 +19,8 @@ __all__ = [
 
 Action = Literal["refused", "dropped", "kept", "alarm"]
 LAST_DAY = "TIMESTAMP '2100-01-01'"
+NEAR = (17, 6)  # digits of money, and those behind the point, that still fit when scaled
+FAR = (22, 6)  # those of all money there is
 
 
 @dataclass(frozen=True)
@@ -173,14 +175,14 @@ def _text(reading: Reading, columns: int) -> str:
 def _typed(reading: Reading, about: Pass) -> str:
     """Times split into clock time and offset, numbers as decimals."""
     digits = minor_digits(about.settings.business.currency)
-    amount, lines = number("x_amount", 18, digits), "written"
+    # At a rate money is rounded once, after it.
+    form = NEAR if about.rates else (18, digits)
+    amount, far, lines = number("x_amount", *form), number("x_amount", *FAR), "written"
     if "price" in reading.text:
         product = f"{number('x_quantity', 19, 6)} * {number('x_price', 19, 6)}"
-        amount = f"TRY_CAST({product} AS DECIMAL(18, {digits}))"
+        amount, far = (f"TRY_CAST({product} AS DECIMAL{form})" for form in (form, FAR))
         both = "nullif(trim(x_quantity), '') || ' x ' || nullif(trim(x_price), '')"
         lines = f"(SELECT * REPLACE ({both} AS x_amount) FROM written)"
-    elif about.rates:
-        amount = number("x_amount", 22, 6)
     if "refund" in reading.text:
         lines = f"({_refunds(lines, 'refund_ts' in reading.text)})"
     customer, join = "nullif(x_customer_id, '')", ""
@@ -190,14 +192,22 @@ def _typed(reading: Reading, about: Pass) -> str:
     numbers = ", ".join(
         f"{number(f'x_{column}', precision, scale)} AS {name}"
         for column, precision, scale, name in (
-            ("quantity", 18, 3, "pieces"), ("discount", 22, 6, "off"), ("cost", 22, 6, "spent"),
+            ("quantity", 18, 3, "pieces"), ("discount", *NEAR, "off"), ("cost", *NEAR, "spent"),
             ("margin_rate", 10, 6, "margin"),
+        )
+    )  # fmt: skip
+    wide = ", ".join(
+        f"CASE WHEN {near} IS NULL THEN {all_of_it} END AS {name}_wide"
+        for near, all_of_it, name in (
+            (amount, far, "money"),
+            *((number(f"x_{column}", *NEAR), number(f"x_{column}", *FAR), name)
+              for column, name in (("discount", "off"), ("cost", "spent"))),
         )
     )  # fmt: skip
     naive = clock_time("x_order_ts", about.settings.orders.date_order)
     return (
         f"SELECT lines.*, {customer} AS customer, {naive} AS naive, {offset('x_order_ts')} AS "
-        f"east, {str(reading.utc).lower()} AS in_utc, {amount} AS money, {numbers} "
+        f"east, {str(reading.utc).lower()} AS in_utc, {amount} AS money, {numbers}, {wide} "
         f"FROM {lines} AS lines{join}"
     )
 
@@ -225,10 +235,14 @@ def number(column: str, precision: int, scale: int) -> str:
 def _plain(column: str) -> str:
     """Is the text of the common shape, a local time without an offset?"""
     clock = f"substr({column}, 14, 1) = ':' AND substr({column}, 11, 1) IN (' ', 'T')"
+    seconds = f"substr({column}, 17, 1) = ':'"
+    # Microseconds, and not fewer digits with an offset behind them.
+    parts = f"regexp_matches({column}, '\\.\\d{{6}}$')"
     return (
         f"(substr({column}, 5, 1) IN ('-', '/') AND substr({column}, 8, 1) IN ('-', '/') AND "
-        f"(strlen({column}) = 10 OR (strlen({column}) = 19 AND substr({column}, 17, 1) = ':' AND "
-        f"{clock}) OR (strlen({column}) = 16 AND {clock})))"
+        f"(strlen({column}) = 10 OR (strlen({column}) = 19 AND {seconds} AND {clock}) OR "
+        f"(strlen({column}) = 26 AND {seconds} AND {clock} AND {parts}) OR "
+        f"(strlen({column}) = 16 AND {clock})))"
     )
 
 
@@ -296,18 +310,33 @@ def _priced(about: Pass) -> str:
     if not about.rates:
         return (
             f"SELECT *, CASE WHEN unit = '{own}' THEN 1 END AS rate, {_minor('money', digits)} AS "
-            f"amount, {_minor('off', digits)} AS discounted, {_minor('spent', digits)} AS paid "
-            f"FROM ({dated})"
+            f"amount, {_converted('off', digits)} AS discounted, {_converted('spent', digits)} AS "
+            f"paid FROM ({dated})"
         )
     factor = f"CASE WHEN unit = '{own}' THEN 1 ELSE daily.rate END"
     columns = ", ".join(
-        f"{_minor(f'{source} * rate', digits)} AS {name}"
+        f"{_converted(source, digits, own)} AS {name}"
         for source, name in (("money", "amount"), ("off", "discounted"), ("spent", "paid"))
     )
     return (
         f"SELECT *, {columns} FROM (SELECT dated.*, CAST({factor} AS DECIMAL(16, 10)) AS rate "
         f"FROM ({dated}) AS dated LEFT JOIN daily ON daily.currency = unit AND daily.day = "
         "dated.day)"
+    )
+
+
+def _converted(column: str, digits: int, own: str | None = None) -> str:
+    """A column of `_typed` in minor units, at the line's rate unless that is of the currency `own`.
+
+    Almost all are `NEAR`, integers of the machine; others take ten times as long.
+    """
+    rate = " * rate" if own else ""
+    near = f"unit = '{own}' AND {column} IS NOT NULL" if own else f"{column} IS NOT NULL"
+    # DuckDB multiplies what has 18 digits in 18 digits, whatever the type of the product.
+    whole = f"coalesce({column}::DECIMAL{FAR}, {column}_wide)"
+    return (
+        f"CASE WHEN {near} THEN ({column}::DECIMAL(18, {digits}) * {10**digits})::BIGINT "
+        f"ELSE {_minor(f'{whole}{rate}', digits)} END"
     )
 
 
@@ -326,10 +355,13 @@ def _final(about: Pass) -> str:
     rule = _rule(about)
     raw = ", ".join(f"x_{column}" for column in ORDERS)
     numbers = ("quantity", "discount", "cost", "margin_rate")
-    values = ("pieces", "off", "spent", "margin")
+    unread = (
+        "pieces IS NULL", "off IS NULL AND off_wide IS NULL",
+        "spent IS NULL AND spent_wide IS NULL", "margin IS NULL",
+    )  # fmt: skip
     lost = " OR ".join(
-        f"(nullif(trim(x_{n}), '') IS NOT NULL AND {v} IS NULL)"
-        for n, v in zip(numbers, values, strict=True)
+        f"(nullif(trim(x_{name}), '') IS NOT NULL AND {none})"
+        for name, none in zip(numbers, unread, strict=True)
     )
     notes = {
         "refund_line": "part = 1", "negative_amount": "amount < 0", "zero_amount": "amount = 0",

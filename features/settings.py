@@ -219,6 +219,7 @@ class Serving:
     model: str = "champion"  # an alias, which is followed, a version number or a folder
     predictions: str = ""  # a file of clv predict, or latest, to look known customers up in
     data: str = ""  # orders and what lies beside them, which the pages at / show more of
+    uplift: str = ""  # a folder of clv measure --fit-uplift, which lists may be ranked by
     hosts: tuple[str, ...] = ()  # names it answers to; none given: loopback names, or any
     tokens: Literal["auto", "always"] = "auto"  # auto: not asked for on loopback
     # 1,000 customers with 20 orders each, all fields given, are just below it.

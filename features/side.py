@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from features.errors import InputError
-from features.foreign import literal, quoted, row
+from features.foreign import batches, quoted, row
 from features.formats import Sheet, Table
 from features.layouts import places
 from features.rules import bucket_of
@@ -213,6 +217,11 @@ def _check_names(names: list[str], file: str) -> None:
         )
 
 
+def _free(columns: Sequence[str]) -> str:
+    """A name that no column has, however its letters are written."""
+    return "bucket" + "_" * max(map(len, columns))
+
+
 def _merged(
     con: duckdb.DuckDBPyConnection,
     sheets: int,
@@ -230,7 +239,7 @@ def _merged(
         )
     described = con.execute("DESCRIBE people_all").fetchall()
     about.columns = ["customer_id", *sorted(r[0] for r in described if r[0] != "customer_id")]
-    listed = ", ".join(map(quoted, about.columns))
+    listed, place = ", ".join(map(quoted, about.columns)), quoted(_free(about.columns))
     con.execute(f"CREATE TABLE people_once AS SELECT DISTINCT {listed} FROM people_all")
     about.rows_in, about.missing, about.double = row(
         con,
@@ -240,11 +249,31 @@ def _merged(
         "WHERE customer_id IS NOT NULL)",
     )
     folder.mkdir()
+    # Sorted once and cut: a query for each bucket, or DISTINCT ON, takes ten times as long.
     order = ", ".join(f"{quoted(c)} NULLS LAST" for c in about.columns)
-    for bucket in range(buckets):
-        con.execute(
-            f"COPY (SELECT DISTINCT ON (customer_id) {listed} FROM people_once WHERE customer_id "
-            f"IS NOT NULL AND {bucket_of('customer_id', buckets)} = {bucket} ORDER BY {order}) "
-            f"TO {literal(folder / f'bucket-{bucket:03d}.parquet')} (FORMAT parquet)"
-        )
+    query = (
+        f"SELECT {listed}, {bucket_of('customer_id', buckets)} AS {place} FROM people_once "
+        f"WHERE customer_id IS NOT NULL ORDER BY {place}, {order}"
+    )
+    _cut(batches(con, query, []), folder, buckets)
     return about
+
+
+def _cut(rows: pa.RecordBatchReader, folder: Path, buckets: int) -> None:
+    """Write the first row of each customer to the file of its bucket, the last column of `rows`."""
+    schema = pa.schema(list(rows.schema)[:-1])
+    with ExitStack() as files:
+        out = [
+            files.enter_context(pq.ParquetWriter(folder / f"bucket-{bucket:03d}.parquet", schema))
+            for bucket in range(buckets)
+        ]
+        last: str | None = None
+        for batch in (one for one in rows if one.num_rows):
+            ids, codes = batch.column(0), batch.column(batch.num_columns - 1).to_numpy()
+            before = pa.concat_arrays([pa.array([last], pa.string()), ids[:-1]])
+            first, last = pc.fill_null(pc.not_equal(ids, before), True), ids[-1].as_py()
+            bounds = np.searchsorted(codes, np.arange(buckets + 1))
+            for bucket in np.unique(codes).tolist():
+                here = batch.slice(bounds[bucket], bounds[bucket + 1] - bounds[bucket])
+                kept = here.filter(first[bounds[bucket] : bounds[bucket + 1]])
+                out[bucket].write_batch(kept.select(schema.names))

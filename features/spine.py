@@ -8,6 +8,7 @@ in calendar months of the business time zone.
 from __future__ import annotations
 
 import calendar
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -16,17 +17,24 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.errors import InputError
 
 __all__ = [
-    "DAY", "Cutoffs", "add_months", "days_later", "instant", "local_day", "months_between",
-    "months_later", "text",
+    "DAY", "Cutoffs", "add_months", "days_later", "instant", "instants", "local_day",
+    "months_between", "months_later", "text",
 ]  # fmt: skip
 
 DAY = 86_400_000_000  # microseconds
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+#: How programs write a local time, and what they add to one of UTC.
+CLOCK = r"^[12]\d{3}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?"
+NAIVE, IN_UTC = f"{CLOCK})?$", rf"{CLOCK}(Z|\+00(:?00)?))$"
+NO_OFFSET = r"(Z|\+00(:?00)?)$"
 
 
 def instant(value: str | date | datetime, zone: str) -> int:
@@ -56,6 +64,34 @@ def instant(value: str | date | datetime, zone: str) -> int:
         raise InputError(
             f"A date must lie in the years 1 to 9999, in UTC too. Got {value.isoformat()}."
         ) from None
+
+
+def instants(values: npt.ArrayLike, zone: str) -> tuple[Ints, Flags]:
+    """As `instant` of many texts, (values,), and which of them can be read; missing ones cannot."""
+    texts = pa.array(np.asarray(values, object), pa.string(), from_pandas=True)
+    found = np.zeros(len(texts), np.int64)
+    known = np.zeros(len(texts), np.bool_)
+    for pattern, naive in ((NAIVE, True), (IN_UTC, False)):
+        here = np.flatnonzero(_matches(texts, pattern))
+        some = pc.replace_substring_regex(texts.take(pa.array(here)), NO_OFFSET, "")
+        try:
+            clock = some.to_numpy(zero_copy_only=False).astype("datetime64[us]")
+        except ValueError:  # a day that no calendar has: one by one
+            continue
+        if naive:
+            moments = pd.DatetimeIndex(clock).tz_localize(zone, ambiguous="NaT", nonexistent="NaT")
+            told = moments.notna()  # where clocks turn, which is rare: one by one
+            clock, here = moments[told].tz_convert("UTC").tz_localize(None).to_numpy(), here[told]
+        found[here], known[here] = clock.astype("datetime64[us]").astype(np.int64), True
+    for i in np.flatnonzero(~known & texts.is_valid().to_numpy(zero_copy_only=False)):
+        with suppress(InputError):
+            found[i], known[i] = instant(texts[i].as_py(), zone), True
+    return found, known
+
+
+def _matches(texts: pa.Array, pattern: str) -> Flags:
+    found = pc.fill_null(pc.match_substring_regex(texts, pattern), False)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _micros(moment: datetime) -> int:

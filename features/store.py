@@ -7,8 +7,7 @@ customer, a 64th of the base or a Spark partition go the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -20,10 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import foreign
-from features.errors import InputError
 from features.lines import event_columns
 from features.rules import bucket_of, minor_digits
-from features.spine import instant
+from features.spine import instants
 from features.tables import Ingested
 from features.windows import NO_VALUE
 
@@ -221,14 +219,10 @@ def _orders(column: pa.ChunkedArray, day: Ints) -> tuple[Ints, int]:
 
 def acquired_of(attributes: pd.DataFrame | None, customers: int, zone: str) -> Ints:
     """Moments at which customers became known; text that is no ISO time counts as not known."""
-    found = np.full(customers, ALWAYS, np.int64)
     if attributes is None or "acquired_at" not in attributes:
-        return found
-    for i, value in enumerate(attributes["acquired_at"].astype(object).to_numpy()):
-        if isinstance(value, str) and value:
-            with suppress(InputError):
-                found[i] = instant(value, zone)
-    return found
+        return np.full(customers, ALWAYS, np.int64)
+    found, known = instants(attributes["acquired_at"].astype(object), zone)
+    return np.where(known, found, ALWAYS)
 
 
 def month_of(day: Ints) -> Ints:
@@ -263,10 +257,7 @@ class Store:
         """Read one bucket."""
         name = f"bucket-{self.first_bucket + index:03d}.parquet"
         lines = pq.read_table(self.folder / "orders" / name, schema=SCHEMA)
-        path = self.people(index)
-        attributes = None
-        if path.exists():
-            attributes = pd.read_parquet(path).set_index("customer_id")
+        attributes = self.attributes(index) if self.people(index).exists() else None
         return Bucket.of(lines, self.unit, attributes, self.zone, self.events(index))
 
     def of_customer(self, customer: str) -> Bucket | None:
@@ -286,6 +277,11 @@ class Store:
     def people(self, index: int) -> Path:
         """Attributes of all customers of one bucket, with or without an order; may not be there."""
         return self.folder / "customers" / f"bucket-{self.first_bucket + index:03d}.parquet"
+
+    def attributes(self, index: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """What `people` holds, as text by customer_id, which rises; of all columns or of some."""
+        wanted = None if columns is None else ["customer_id", *columns]
+        return pd.read_parquet(self.people(index), columns=wanted).set_index("customer_id")
 
     def events(self, index: int) -> Events | None:
         """Events of all customers of one bucket, with or without an order; None without a table."""
@@ -309,9 +305,11 @@ class Store:
 
 @dataclass(frozen=True)
 class Kept(Store):
-    """A store whose buckets stay in memory once read, for many readers of one small base."""
+    """A store whose tables stay in memory once read, for many readers of one small base."""
 
     read: dict[int, Bucket] = field(default_factory=dict, compare=False, repr=False)
+    known: dict[int, pd.DataFrame] = field(default_factory=dict, compare=False, repr=False)
+    told: dict[int, Events | None] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def over(cls, store: Store) -> Kept:
@@ -324,3 +322,17 @@ class Kept(Store):
         if place not in self.read:
             self.read[place] = super().bucket(index)
         return self.read[place]
+
+    def attributes(self, index: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """See `Store`; all columns are read the first time."""
+        place = self.first_bucket + index
+        if place not in self.known:
+            self.known[place] = super().attributes(index)
+        return self.known[place] if columns is None else self.known[place][list(columns)]
+
+    def events(self, index: int) -> Events | None:
+        """See `Store`."""
+        place = self.first_bucket + index
+        if place not in self.told:
+            self.told[place] = super().events(index)
+        return self.told[place]

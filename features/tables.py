@@ -54,6 +54,7 @@ GIANT_SHARE = 0.001  # of all sales, and
 GIANT_LINES = 10  # average lines
 DAY = 86_400_000_000  # microseconds
 WORKERS = 4
+ORDER = ("aliases", "rates", "events", "orders", "customers")  # in which tables are read
 SHOWN = 40  # characters of a value in an example
 Progress = Callable[[str, float], None]
 
@@ -123,7 +124,10 @@ class _Ingest:
 
     def run(self) -> Ingested:
         """All stages; raises `InputError` when the input as a whole cannot be trusted."""
+        used = [self.tables[name] for name in ORDER if name in self.tables]
         try:
+            for table in used:
+                table.begin()
             self._scan()
             self._survey()
             limits = self._limits()
@@ -135,6 +139,8 @@ class _Ingest:
             return self._result()
         finally:
             self.con.close()
+            for table in used:
+                table.close()
 
     def _scan(self) -> None:
         """First pass; the share of the input read is told as it goes."""

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from joblib import Parallel, delayed
 
@@ -23,23 +19,23 @@ from features import people
 from features.behaviour import Rows, build
 from features.errors import InputError
 from features.people import People
+from features.reading import Data, as_of_in, read
 from features.spine import Cutoffs, instant, text
 from features.store import Store
 from features.tables import Ingested
 from serving import parts
 from serving.loader import Loaded
-from serving.parts import GROUP, Parts
+from serving.parts import Parts
 from serving.progress import counted
 from serving.reasons import How, column
+from serving.writing import replacing, write_pieces
 from training import registry
 from training.fitting import Progress
 from training.model import Model, Predictions
 from training.reasons import explain, explain_prospects
-from training.run import Data, as_of_in, read
 
-__all__ = ["KINDS", "Scored", "replacing", "require_writable", "score", "write"]
+__all__ = ["Scored", "score"]
 
-KINDS: Final = (".csv", ".parquet")
 Priced = Callable[[Rows, int, Sequence[int]], Predictions]
 
 
@@ -158,7 +154,7 @@ def score(
             given, hidden = some.names(), asked.flow_names
             if cashflow and some.rows:
                 each_month = some.pieces(only=["customer_id", "as_of", *hidden])
-                _write(each_month, cashflow, "--cashflow")
+                write_pieces(each_month, cashflow, "--cashflow")
             if out and some.rows:
                 place = _kept_at(text(moment, zone), loaded.version)
                 table: pd.DataFrame | Path = _put(some, hidden, out, place, progress)
@@ -234,36 +230,6 @@ def _known(attributes: pd.DataFrame | None) -> set[str]:
     return {str(name) for name in attributes if attributes[name].notna().any()}
 
 
-def write(frame: pd.DataFrame, out: Path) -> None:
-    """Write CSV or Parquet by the ending; the old file stays until the new one is whole.
-
-    Raises
-    ------
-    InputError
-        Another ending, or a place that cannot be written.
-    """
-    table = _typed(pa.Table.from_pandas(frame, preserve_index=False))
-    _write([table.slice(at, GROUP) for at in range(0, max(len(table), 1), GROUP)], out)
-
-
-def _write(pieces: Iterable[pa.Table], out: Path, option: str = "--out") -> None:
-    """As `write`, from pieces of one schema; each becomes a row group."""
-    require_writable(out, KINDS, option)
-    rest = iter(pieces)
-    first = next(rest)
-    with replacing(out, option) as temporary:
-        if out.suffix == ".csv":
-            # Every text is quoted, so that no line break in an id starts a row.
-            to = pa_csv.CSVWriter(
-                temporary, first.schema, write_options=pa_csv.WriteOptions(quoting_style="needed")
-            )
-        else:
-            to = pq.ParquetWriter(temporary, first.schema, compression="zstd")
-        with to:
-            for piece in chain([first], rest):
-                to.write_table(piece)
-
-
 def _put(
     made: Parts, hidden: Sequence[str], out: Path, place: Path, progress: Progress | None
 ) -> Path:
@@ -277,78 +243,13 @@ def _put(
             if progress:
                 progress("writing", 1.0 - share * (1.0 - written / made.rows))
 
-    _write(told(1.0 if out.suffix == place.suffix else 2.0), out)
+    write_pieces(told(1.0 if out.suffix == place.suffix else 2.0), out)
     if out.suffix == place.suffix:
         with replacing(place) as temporary:
             shutil.copyfile(out, temporary)
     else:
-        _write(told(1.0), place)
+        write_pieces(told(1.0), place)
     return place
-
-
-def _typed(table: pa.Table) -> pa.Table:
-    """A column in which nobody has anything is text all the same, for whoever reads it by type."""
-    for i, field in enumerate(table.schema):
-        if pa.types.is_null(field.type):
-            table = table.set_column(i, field.name, table.column(i).cast(pa.string()))
-    return table
-
-
-def require_writable(out: Path, kinds: Sequence[str], option: str = "--out") -> None:
-    """Refuse an ending or a place that cannot be, before any long work.
-
-    Raises
-    ------
-    InputError
-        Another ending than `kinds`, or a file cannot be made there.
-    """
-    if out.suffix not in kinds:
-        raise InputError(
-            f"{option} must end in {' or '.join(kinds)}. Got {out.name!r}. Name such a file."
-        )
-    if out.is_dir():
-        raise InputError(f"{option} must be a file. Got the folder {out}. Name another place.")
-    # Nothing is left behind by work that is refused later: not even the folder is made yet.
-    place = next(folder for folder in out.absolute().parents if folder.exists())
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise _unwritable(out, error, option) from None
-
-
-@contextmanager
-def replacing(out: Path, option: str = "--out") -> Iterator[Path]:
-    """A temporary file beside `out` that takes its place once it is whole and on disk.
-
-    `option` is the one that named it.
-
-    Raises
-    ------
-    InputError
-        The place cannot be written; the old file stays.
-    """
-    name = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
-        os.close(handle)
-        yield Path(name)
-        with Path(name).open("rb+") as file:
-            os.fsync(file.fileno())
-        Path(name).replace(out)
-    except OSError as error:
-        raise _unwritable(out, error, option) from None
-    finally:
-        if name:
-            Path(name).unlink(missing_ok=True)
-
-
-def _unwritable(out: Path, error: OSError, option: str = "--out") -> InputError:
-    return InputError(
-        f"{option} must be a place that can be written. Got {out}: {error.strerror or error}. "
-        "Free some space or name another place."
-    )
 
 
 def _kept_at(as_of: str, version: str) -> Path:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from features.reading import read
 from features.settings import Settings
 from serving import batch, words
 from serving.loader import load
 from training.fitting import Progress
-from training.run import read, train
+from training.run import train
 
 __all__ = ["ORDERS", "run"]
 

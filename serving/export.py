@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 from features.behaviour import Counts, Rows, build, learn
 from features.catalogue import Catalogue, catalogue
 from features.errors import InputError
+from features.reading import Data, as_of_in, find_settings, read
 from features.settings import Settings
 from features.settings import months as checked_months
 from features.spine import Cutoffs, instant, text
 from features.store import Bucket, Store
-from serving.batch import replacing, require_writable
 from serving.loader import load
+from serving.writing import replacing, require_writable
 from training import bundle, registry
 from training import labels as label_windows
 from training.fitting import Progress
-from training.run import Data, as_of_in, find_settings, read
 from training.samples import each_bucket
 
 __all__ = ["dictionary", "dictionary_text", "export", "features"]

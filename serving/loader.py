@@ -11,13 +11,13 @@ import pandas as pd
 
 from features.catalogue import feature_hash
 from features.errors import InputError
+from features.reading import Data, settings_file, with_horizons
 from features.settings import RateBySegment, Settings, written
 from features.settings import load as load_settings
 from features.spine import instant
 from training import bundle, registry
 from training.model import Model
 from training.packing import unpack
-from training.run import Data, settings_file, with_horizons
 
 __all__ = ["Loaded", "is_folder", "load", "open_folder", "scores_of", "scores_of_version"]
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from serving.batch import replacing
+from serving.writing import replacing
 from training.tracking import home
 
 __all__ = ["Lookup", "first", "latest", "newest"]

@@ -30,16 +30,16 @@ import pyarrow.compute as pc
 
 from features.catalogue import feature_hash
 from features.store import Store
+from serving.writing import GROUP
 from training import registry, tracking
 from training.model import Model
 from training.packing import pack
 
-__all__ = ["GROUP", "Parts", "kept", "key"]
+__all__ = ["Parts", "kept", "key"]
 
 MANIFEST: Final = "manifest.jsonl"
 STALE: Final = 7 * 24 * 3600  # seconds after which nobody is expected to go on
 ROWS: Final = 1_024  # of each part that are in memory, at least, while they are merged
-GROUP: Final = 1 << 16  # rows of a piece of the whole, and of a row group in its file
 
 
 class Parts:

@@ -17,6 +17,7 @@ from features.behaviour import Rows, build
 from features.catalogue import Vocabulary
 from features.errors import InputError
 from features.people import People
+from features.reading import Data, as_of_in, read
 from features.rules import minor_digits
 from features.spine import Cutoffs, text
 from features.store import Store
@@ -29,7 +30,6 @@ from training.drivers import drivers as measured
 from training.fitting import Progress
 from training.model import Model
 from training.reasons import Reasons, explain, explain_prospects
-from training.run import Data, as_of_in, read
 from training.samples import gather
 
 __all__ = ["Told", "cents", "column", "drivers", "lines_of", "one"]

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -43,22 +44,25 @@ LONGEST: Final = 30.0  # seconds of such a wait, at most
 LIBRARIES: Final = ["serving.serve", "serving.live", "serving.connections", "serving.batch"]
 
 
-def run(chosen: Serving, build: Build | None = None) -> int:
+def run(chosen: Serving, build: Build | None = None, config: Path | None = None) -> int:
     """Serve until told to stop by SIGTERM or SIGINT; the exit code, 0 if all ended in peace.
 
-    `build` makes the application in each worker, by default `application`.
+    `build` makes the application in each worker, by default `application`, whose desk goes by the
+    settings of `config`.
 
     Raises
     ------
     InputError
-        Tokens are needed and there are none, or the port is taken.
+        Tokens are needed and there are none, the port is taken, or there is no such uplift model.
     """
     require_tokens(chosen)
+    _require_uplift(chosen)
     # One thread for each worker: together they fill the processors, and one row needs no more.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What workers tell one another lies in a folder that is new at every start.
     with listening(chosen) as sock, tempfile.TemporaryDirectory(prefix="clv-serve-") as board:
-        return _Supervisor(chosen, sock, build or application, Path(board)).run()
+        made = build or partial(application, config=config)
+        return _Supervisor(chosen, sock, made, Path(board)).run()
 
 
 def require_tokens(chosen: Serving) -> bool:
@@ -79,6 +83,21 @@ def require_tokens(chosen: Serving) -> bool:
             "clv token NAME, or listen on 127.0.0.1."
         )
     return wanted
+
+
+def _require_uplift(chosen: Serving) -> None:
+    """Read the uplift model once: what is wrong with it is told before anybody is served."""
+    if not chosen.uplift:
+        return
+    for option, given in (("--predictions", chosen.predictions), ("--data", chosen.data)):
+        if not given:
+            raise InputError(
+                f"--uplift needs {option}, since lists are made of the predictions and the model "
+                f"asks the orders. Got none. Add {option}, or leave out --uplift."
+            )
+    from serving.decisions.uplift import load, require_money
+
+    require_money(load(Path(chosen.uplift)))
 
 
 def listening(chosen: Serving) -> socket.socket:
@@ -328,8 +347,11 @@ def _serve(chosen: Serving, sock: socket.socket, pipe: Pipe, build: Build, folde
     live.stop()
 
 
-def application(chosen: Serving, live: Live) -> tuple[Any, Any]:
-    """The HTTP application, and what counts its requests and refusals."""
+def application(chosen: Serving, live: Live, config: Path | None = None) -> tuple[Any, Any]:
+    """The HTTP application, and what counts its requests and refusals.
+
+    Its desk goes by the settings of `config`, by default by those beside the data.
+    """
     from serving import lookup
     from serving.api import Options
     from serving.api import application as make
@@ -340,7 +362,8 @@ def application(chosen: Serving, live: Live) -> tuple[Any, Any]:
     metrics = Metrics()
     file = chosen.predictions
     place = lookup.latest(home()) if file == "latest" else Path(file) if file else None
-    source = None if place is None else Source(place, chosen.data or None)
+    uplift = Path(chosen.uplift) if chosen.uplift else None
+    source = None if place is None else Source(place, chosen.data or None, config, uplift)
     if source is not None:
         source.current()  # begins to work out what there is: the first visitor need not wait
     options = Options(
@@ -366,7 +389,8 @@ def _desk(chosen: Serving, live: Live, metrics: Any, source: Any) -> Any:
     from training.tracking import home
 
     tokens = Tokens(home()) if require_tokens(chosen) else None
-    return pages(Desk(live, Sessions(bundle.key(home()), tokens), metrics, source))
+    sessions = Sessions(bundle.key(home()), tokens, ended=home() / "desk-left")
+    return pages(Desk(live, sessions, metrics, source))
 
 
 def _log_plainly() -> None:

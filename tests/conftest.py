@@ -413,13 +413,13 @@ def asked(orders: pd.DataFrame) -> pd.DataFrame:
 def write_views(folder: Path, languages: Sequence[str]) -> None:
     """The workbook and the page in each language, of one and the same report."""
     from features import campaigns
+    from features.reading import find_settings, read
     from serving.commands.reports import _scores
     from serving.decisions import files
     from serving.decisions.report import report
     from serving.views import page, workbook
     from serving.views.language import words
     from serving.views.pictures import drawings
-    from training.run import find_settings, read
 
     data = str(folder / "data")
     settings, table = find_settings(data), files.predictions(folder / "p.csv")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from html import unescape
+from html.parser import HTMLParser
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlencode
@@ -16,7 +19,7 @@ from serving.desk.frame import Desk
 from serving.desk.routes import application as pages
 from serving.guard import Guard
 
-__all__ = ["KEY", "SHOTS", "get", "served"]
+__all__ = ["KEY", "SHOTS", "figures", "get", "served", "tables"]
 
 #: Pictures of pages, to be looked at; git leaves them out.
 SHOTS = Path(__file__).parents[1] / ".screenshots"
@@ -62,3 +65,49 @@ def get(
     told = {name.lower(): value for name, value in answer.getheaders()}
     connection.close()
     return answer.status, told, text
+
+
+class _Tables(HTMLParser):
+    """Each table of a page as rows of cells, a cell as its texts: what stands in small is apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: list[list[list[list[str]]]] = []
+        self.open = False
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append([""])
+            self.open = True
+        elif tag == "small":
+            self.tables[-1][-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open = self.open and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.tables[-1][-1][-1][-1] += data
+
+
+def tables(page: str) -> list[list[list[list[str]]]]:
+    """The tables of a page, without their heads: rows of cells of texts, the small ones behind."""
+    parser = _Tables()
+    parser.feed(page)
+    return [
+        [[[text.strip() for text in cell] for cell in row] for row in table[1:]]
+        for table in parser.tables
+    ]
+
+
+def figures(page: str) -> dict[str, list[str]]:
+    """The key figures of a page by their names: the number, and what stands below it."""
+    found = {}
+    for each in re.findall(r"<div><dt>(.*?)</dt>(.*?)</div>", page, re.DOTALL):
+        told = re.findall(r"<dd[^>]*>(.*?)</dd>", each[1], re.DOTALL)
+        found[unescape(each[0])] = [unescape(text).strip() for text in told]
+    return found

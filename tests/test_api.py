@@ -23,7 +23,7 @@ from features.settings import Serving
 from serving import lookup, tokens
 from serving.answers import refusal
 from serving.api import Fixed, Options, application
-from serving.batch import score, write
+from serving.batch import score
 from serving.board import Board
 from serving.client import Client, ServiceError
 from serving.guard import Guard
@@ -32,6 +32,7 @@ from serving.lookup import Lookup, latest
 from serving.metrics import Metrics
 from serving.openapi import EXAMPLE
 from serving.scoring import FeatureScorer
+from serving.writing import write
 
 ORDERS = [
     {"order_ts": f"2024-0{1 + k % 6}-1{k % 9}T10:00:00", "amount": 10.25 + k, "order_id": str(k)}

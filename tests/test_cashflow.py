@@ -27,7 +27,7 @@ from features.people import People
 from features.settings import RateBySegment, Settings, parse
 from features.spine import Cutoffs, instant
 from features.store import Store
-from serving import batch, parts
+from serving import batch, parts, writing
 from serving.loader import Loaded
 from serving.online import Scorer
 from training.drivers import drivers
@@ -300,6 +300,6 @@ def test_a_place_that_cannot_be_written_is_told_by_its_own_option(tmp_path: Path
     (tmp_path / "file").write_text("no folder")
     with (
         pytest.raises(InputError, match=r"^--cashflow must be a place"),
-        batch.replacing(tmp_path / "file/months.csv", "--cashflow"),
+        writing.replacing(tmp_path / "file/months.csv", "--cashflow"),
     ):
         pass

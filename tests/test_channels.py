@@ -352,9 +352,9 @@ def test_a_refund_takes_the_payback_away_again() -> None:
     flat = Returns(value, zero, zero, made.common, np.full(60, 24.0))
     about = pd.DataFrame({"customer_id": [f"x{k}" for k in range(60)]})
     rows = economics._Made(about, about, about, flat, predictions(), (12, 24))
-    assert rows._payback(np.ones(60, bool), 10.0)["payback_month"] == 4
-    assert rows._payback(np.ones(60, bool), 5.0)["payback_month"] == 1
-    assert math.isnan(rows._payback(np.ones(60, bool), 13.5)["payback_month"])
+    assert rows._worth(np.ones(60, bool), 10.0)["payback_month"] == 4
+    assert rows._worth(np.ones(60, bool), 5.0)["payback_month"] == 1
+    assert math.isnan(rows._worth(np.ones(60, bool), 13.5)["payback_month"])
 
 
 # The command

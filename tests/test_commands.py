@@ -29,13 +29,13 @@ import pytest
 import typer.main
 from conftest import CANARY, ODD_IDS, Ran, Trained, clv, new_home, use_home
 
-import training.run as training_run
 from features.behaviour import build
 from features.errors import BundleError, InputError
+from features.reading import read
 from features.settings import Settings
 from features.settings import load as load_settings
 from features.spine import Cutoffs, instant
-from serving import batch, demo, load
+from serving import batch, demo, load, writing
 from serving import reasons as serving_reasons
 from serving.__main__ import app
 from serving.export import dictionary
@@ -79,7 +79,7 @@ COMMANDS = {
     "simulate": ["--profile", "--customers", "--years", "--seed"],
     "demo": [],
     "serve": ["--host", "--port", "--workers", "--model", "--predictions", "--data",
-              "--print-config"],
+              "--uplift", "--print-config"],
     "token": ["--role", "--days", "--revoke", "--json"],
 }  # fmt: skip
 
@@ -248,10 +248,10 @@ def test_odd_ids_come_back_from_csv_as_they_were(tables: dict[str, Path]) -> Non
 
 def test_a_column_in_which_nobody_has_anything_is_text(tmp_path: Path) -> None:
     frame = pd.DataFrame({"customer_id": ["a", "b"], "next_order_on": [None, None]})
-    batch.write(frame, tmp_path / "p.parquet")
+    writing.write(frame, tmp_path / "p.parquet")
     kind = str(pq.read_schema(tmp_path / "p.parquet").field("next_order_on").type)
     assert kind in ("string", "large_string")
-    batch.write(frame, tmp_path / "p.csv")
+    writing.write(frame, tmp_path / "p.csv")
     assert (tmp_path / "p.csv").read_text().splitlines()[1:] == ['"a",', '"b",']
 
 
@@ -848,7 +848,7 @@ def test_features_are_those_of_the_library(at_home: Trained, tmp_path: Path) -> 
     settings = load_settings(at_home.data / "clv.toml")
     frame = frame.set_index(["customer_id", "as_of"])
     seen = 0
-    with training_run.read(at_home.data, settings) as (store, _):
+    with read(at_home.data, settings) as (store, _):
         for number in range(store.buckets):
             cutoffs = Cutoffs.at([instant(day, "UTC") for day in days], "UTC")
             rows = build(store.bucket(number), cutoffs, model.catalogue)

@@ -8,24 +8,30 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlencode
 
+import numpy as np
 import pandas as pd
 import pytest
+from asking import ask
 from browser import Browser, look, needs_browser
 from conftest import clv, use_home
 from desks import KEY, get, served
-from waiting_desk import inputs, predictions, prepared, write
+from waiting_desk import SETTINGS, inputs, lifted, predictions, prepared, write
 
-from features.settings import Settings
+from features.settings import Serving, Settings
 from serving import tokens
+from serving.desk import inputs as known
 from serving.desk import saved
 from serving.desk.frame import Desk
-from serving.desk.prepared import Prepared, Source
+from serving.desk.prepared import Inputs, Prepared, Source
+from serving.desk.preparing import prepare
 from serving.desk.session import Sessions
 from serving.metrics import Metrics
+from serving.serve import application
 from serving.views.language import LANGUAGES, words
 
 SHOTS = Path(__file__).parents[1] / ".screenshots"
@@ -250,7 +256,8 @@ def test_hostile_names_are_pages_that_are_not_there(shop: Shop, name: str) -> No
 
 @pytest.mark.parametrize(("field", "text"), [
     ("top", ""), ("top", "-5"), ("top", "1e400"), ("control", "x"), ("seed", "[]"),
-    ("ranking", "../x"), ("consent", "phone"), ("kind", "exe"), ("horizon", "7"), ("on", "\x00"),
+    ("ranking", "../x"), ("ranking", "uplift"), ("consent", "phone"), ("kind", "exe"),
+    ("horizon", "7"), ("on", "\x00"),
 ])  # fmt: skip
 def test_choices_that_no_form_makes_are_refused_and_save_nothing(
     shop: Shop, field: str, text: str
@@ -288,6 +295,70 @@ def test_a_kept_list_can_be_built_upon_and_a_segment_too(shop: Shop) -> None:
     assert re.search(r'id="top"[^>]* value="33"', text)
     text = get(shop.url, "/desk/lists/new?segment=Grow")[2]
     assert 'name="segment.Grow" value="1" checked' in text
+
+
+def test_other_settings_are_those_of_every_page(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``clv serve --config`` reaches the service, its lists and the tables that are prepared."""
+    config = tmp_path / "own.toml"
+    config.write_text(SETTINGS.replace("margin = 0.4", "margin = 0.1").replace("0.5", "2.25"))
+    given: list[dict[str, object]] = []
+    monkeypatch.setattr("serving.serve.run", lambda *_, **rest: given.append(rest) or 0)
+    assert clv("serve", "--config", config).code == 0
+    assert given == [{"config": config}]
+    use_home(monkeypatch, shop.folder / "home")
+    monkeypatch.setenv("CLV_KEY", "a key of the tests of the desk")
+    found = Inputs(shop.folder / "p.csv", str(shop.folder / "data"), config)
+    prepare(found, known.place() / found.key(), ())
+    chosen = Serving(predictions=str(found.table), data=str(found.data))
+    app, _ = application(chosen, LIVE, **given[0])  # type: ignore[arg-type]
+    texts = []
+    for where in ("/desk/lists/new", "/desk/campaigns"):
+        answer = ask(app, "GET", where)
+        assert answer.status == 200
+        texts.append((get(shop.url, where)[2], answer.body.decode()))
+    say = words("en")
+    costs = [say("desk.lists.cost_hint", amount=say.money(x, "USD")) for x in (0.5, 2.25)]
+    for text, cost, other in zip(texts[0], costs, reversed(costs), strict=True):
+        assert cost in text.replace("\u00a0", " ")
+        assert other not in text.replace("\u00a0", " ")
+    tables = [shop.shown, Prepared(known.place() / found.key())]
+    effects = [table.table("campaigns")[1]["effect"] for table in tables]
+    assert effects[1] == pytest.approx(effects[0] / 4)
+    for text, effect in zip(texts[1], effects, strict=True):
+        assert say.money(effect, "USD").replace(" ", "\u00a0") in text
+
+
+@pytest.mark.parametrize("slope", [0.75, 0.05])
+def test_a_model_of_uplift_is_offered_and_ranks(shop: Shop, slope: float) -> None:
+    say, line = words("en"), (1.5, slope)
+    add, flat = say("desk.lists.add_uplift"), say("desk.lists.flat_uplift", campaign="Autumn <b>")
+    assert add.partition(":")[0] in get(shop.url, "/desk/lists/new")[2]
+    choice = 'name="ranking" value="uplift"'
+    asked = "/desk/lists/new?" + urlencode({"show": 1, "top": 9, "ranking": "uplift"})
+    for place in ("/desk/lists/new", asked):
+        assert choice not in get(shop.url, place)[2]
+    assert say("desk.lists.e_uplift") in get(shop.url, asked)[2]
+    model = lifted(shop.folder, line=line)
+    shown = prepared(shop.folder, model)
+    source = Source(inputs(shop.folder).table, str(shop.folder / "data"), None, model)
+    assert source.current() is not None
+    with served(Desk(LIVE, Sessions(KEY, None), Metrics(), source)) as url:  # type: ignore[arg-type]
+        status, _, text = get(url, "/desk/lists/new")
+        assert (status, choice in text, add.partition(":")[0] in text) == (200, True, False)
+        assert (flat in unescape(text)) == (slope == 0.05)
+        status, _, text = get(url, asked)
+    assert (status, "Autumn <b>" in text) == (200, False)
+    basis = say("desk.lists.basis_uplift", campaign="Autumn <b>", days=30)
+    assert basis in unescape(text)
+    assert "--uplift=FOLDER" in text
+    away = shown.more.numbers("uplift_away")
+    gain = np.where(np.isnan(away), -np.inf, 1.5 + slope * away)
+    best = shown.base.frame()["customer_id"].astype(str).to_numpy()[gain >= np.sort(gain)[-9]]
+    told = re.findall(r'class="id" href="[^"]*">(.*?)</a>', text)
+    assert len(told) == 9
+    assert {unescape(each) for each in told} <= set(best)
 
 
 def test_nobody_left_is_said_in_words(shop: Shop) -> None:

@@ -47,7 +47,7 @@ def guarded(tmp_path: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
     """The desk where tokens are asked for, and a token of each role."""
     made = {role: tokens.make(tmp_path, f"of-{role}", role) for role in tokens.ROLES}
     kept = tokens.Tokens(tmp_path)
-    desk = Desk(NOBODY, Sessions(KEY, kept), Metrics())
+    desk = Desk(NOBODY, Sessions(KEY, kept, ended=tmp_path / "left"), Metrics())
     with served(desk, kept) as url:
         yield url, made, tmp_path
 
@@ -64,6 +64,30 @@ def signed_in(url: str, token: str, **more: str) -> tuple[int, dict[str, str], s
     cookie = headers["set-cookie"].split(";")[0]
     body = {"token": token, "proof": proof_in(text), **more}
     return get(url, "/desk/sign", body, cookie=cookie)
+
+
+def test_who_signs_out_is_out_in_every_worker_whoever_kept_the_cookie(
+    guarded: tuple[str, dict[str, str], Path],
+) -> None:
+    url, made, home = guarded
+    mine, other = (signed_in(url, made["read"])[1]["set-cookie"].split(";")[0] for _ in range(2))
+    text = get(url, "/", cookie=mine)[2]
+    assert get(url, "/desk/leave", {"proof": "0"}, cookie=mine)[0] == 403
+    assert get(url, "/", cookie=mine)[0] == 200
+    status, headers, _ = get(url, "/desk/leave", {"proof": proof_in(text)}, cookie=mine)
+    assert (status, headers["location"]) == (303, "/desk/sign")
+    assert get(url, "/", cookie=mine)[0] == 303
+    assert get(url, "/", cookie=other)[0] == 200
+    now = [time.time()]
+    worker = Sessions(KEY, tokens.Tokens(home), lambda: now[0], home / "left")
+    assert worker.who(mine) is None
+    person = worker.who(other)
+    assert person is not None
+    now[0] += HOURS * 3_600 + 1  # the cookie's own end has come
+    worker.leave(person)
+    assert len(list((home / "left").iterdir())) == 1
+    worker.leave(worker.stranger())
+    assert len(list((home / "left").iterdir())) == 1
 
 
 def test_strangers_meet_the_page_to_sign_in_and_no_customer(

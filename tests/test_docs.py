@@ -17,7 +17,7 @@ from conftest import clv, few_draws, new_home, use_home
 
 from features import settings
 from serving.__main__ import app
-from serving.batch import KINDS
+from serving.writing import KINDS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "serving/demo_data/README.md")

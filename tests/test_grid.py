@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from features.behaviour import Rows
 from features.errors import InputError
+from features.reading import read
 from features.settings import Segments, load, parse
 from features.spine import instant
 from serving.batch import score
@@ -22,7 +23,6 @@ from training.model import Model
 from training.packing import pack, unpack
 from training.population import Population
 from training.predictions import Predictions
-from training.run import read
 from training.samples import gather
 
 KNOWN = instant("2025-07-01", "UTC")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from datetime import date
 from functools import cache
@@ -19,7 +20,7 @@ from features.errors import InputError
 from serving.decisions import group_words, journeys, rfm, segments
 from serving.decisions.report import PARTS
 from serving.views import shown
-from serving.views.language import LANGUAGES, Template, slug, words
+from serving.views.language import LANGUAGES, Note, Template, slug, words
 from serving.views.sentences import key_of
 from training import charts, curves, grid, plots, portraits, slices
 
@@ -232,3 +233,20 @@ def test_days_months_and_shares_too(language: str) -> None:
     assert say.number(5.0, sign=True) == "+5"
     with pytest.raises(ValueError, match="2025-01-31"):
         say.date("yesterday")
+
+
+def test_a_note_is_kept_and_told_again_in_any_language() -> None:
+    note = Note.of("notes.unknown_channel", customers=1234)
+    back = Note.back(json.loads(json.dumps(Note.kept(note))))
+    assert isinstance(back, Note)
+    for language in LANGUAGES:
+        say = words(language)
+        assert say.told(back) == say("notes.unknown_channel", customers=say.number(1234))
+    assert back == note
+    # Plain text stays, and so does a note of a release that had more words.
+    assert Note.back(Note.kept("as it was")) == "as it was"
+    for strange in ({"key": "notes.gone"}, {"holes": {"colour": "red"}}):
+        told = Note.back({**json.loads(json.dumps(Note.kept(note))), **strange})
+        assert (told, isinstance(told, Note)) == (str(note), False)
+    assert isinstance(Note.why(InputError(note)), Note)
+    assert Note.why(InputError("must hold")) == "must hold"

@@ -21,7 +21,7 @@ import pytest
 from conftest import clv, use_home
 from hypothesis import given
 from hypothesis import strategies as st
-from waiting_desk import AS_OF, HOSTILE, N, predictions, prepared, write
+from waiting_desk import AS_OF, HOSTILE, N, lifted, predictions, prepared, write
 
 from features import tables
 from features.errors import InputError
@@ -41,6 +41,7 @@ from serving.views.language import LANGUAGES, words
 class Shop:
     folder: Path
     shown: Prepared
+    uplift: Path  # the folder of its model
 
     @property
     def file(self) -> Path:
@@ -51,7 +52,8 @@ class Shop:
 
     def command(self, choices: Choices, out: Path) -> list[str]:
         data, table = str(self.folder / "data"), str(self.folder / "p.csv")
-        return choices.command(data, table, str(out), choices.horizon or 3)[1:]
+        months = choices.horizon or 3
+        return choices.command(data, table, str(out), months, str(self.uplift))[1:]
 
     def save(self, name: str, choices: Choices, who: str = "anna") -> saved.Saved:
         made, asked = self.compose(choices)
@@ -64,7 +66,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     write(folder)
     with pytest.MonkeyPatch.context() as patch:
         use_home(patch, folder / "home")
-        yield Shop(folder, prepared(folder))
+        model = lifted(folder)
+        yield Shop(folder, prepared(folder, model), model)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,7 @@ CHOICES = {
     "budget": Choices(budget=20.0, offer_cost=0.4, control=0.2, on="2025-02-01", campaign="B"),
     "win back": Choices(ranking="winback", top=40, offer_cost=0.0, horizon=12),
     "prospects": Choices(ranking="prospects", top=25, offer_cost=0.0, country=("AT", "DE")),
+    "uplift": Choices(ranking="uplift", top=90, country=("DE",), campaign="Again", horizon=12),
 }  # fmt: skip
 
 
@@ -138,7 +142,8 @@ def test_a_list_is_that_of_the_command_byte_for_byte(
         raw = (kept.folder / "contacts.csv").read_bytes()
         assert raw == (tmp_path / "contacts.csv").read_bytes()
     told = ran.json
-    for key in ("listed", "treatment", "control", "cost", "expected_gain", "left_out"):
+    for key in ("listed", "treatment", "control", "cost", "expected_gain", "expected_gain_low",
+                "left_out", "basis", "span"):  # fmt: skip
         assert kept.about[key] == told[key], key
     made, _ = shop.compose(choices)
     assert sum(left_out(made).values()) + told["listed"] == N
@@ -211,6 +216,15 @@ def test_what_the_command_refuses_the_desk_refuses_alike(shop: Shop, tmp_path: P
     for wrong in ({"ranking": "fax"}, {"rank": 1}):
         with pytest.raises(InputError, match="must be asked for by"):
             Choices.of(wrong)
+
+
+def test_a_ranking_by_uplift_needs_a_model(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = CHOICES["uplift"]
+    words_of = choices.command("DATA", "P", "list.csv", 12)
+    assert words_of[-1] == "--uplift=FOLDER"
+    monkeypatch.delitem(shop.shown.tables, "uplift")
+    with pytest.raises(InputError, match=r"Start the service with --uplift FOLDER"):
+        shop.compose(choices)
 
 
 # Conditions of the command

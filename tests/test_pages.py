@@ -38,7 +38,7 @@ def test_every_text_stays_a_text(words: str) -> None:
     ordinary = Page.of(pages.html(document("ordinary")))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in ordinary.tags]
     whole = visible(words)
-    short = whole if len(whole) <= 80 else whole[:79] + "…"
+    short = whole if len(whole) <= 120 else whole[:119] + "…"
     assert page.texts[0] == whole
     assert [row for table in page.tables.values() for row in table.rows.items()] == [
         (short, [f"{short} {short}"])

@@ -19,7 +19,7 @@ import pytest
 from conftest import Trained, clv
 
 from features.store import Store
-from serving import batch, load, parts
+from serving import batch, load, parts, writing
 from serving.parts import MANIFEST, Parts
 
 BUCKETS = 6
@@ -165,11 +165,11 @@ def test_parts_of_any_size_are_merged_a_few_rows_at_a_time(
         assert {piece.schema for piece in pieces} == {pieces[0].schema}
 
 
-@pytest.mark.parametrize("kind", batch.KINDS)
+@pytest.mark.parametrize("kind", writing.KINDS)
 def test_a_table_in_pieces_is_written_as_the_whole(
     in_buckets: Trained, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (parts, batch):
+    for module in (parts, writing):
         monkeypatch.setattr(module, "GROUP", 100)
     made, home = tmp_path / f"pieces{kind}", in_buckets.home
     kept = home / "predictions/as_of=2025-07-01/model-1.parquet"
@@ -177,8 +177,8 @@ def test_a_table_in_pieces_is_written_as_the_whole(
     assert scored.table == kept
     whole = load().predict(in_buckets.frames, in_buckets.as_of)
     pd.testing.assert_frame_equal(scored.frame, whole)
-    batch.write(whole, tmp_path / f"whole{kind}")
-    batch.write(whole, tmp_path / "whole.parquet")
+    writing.write(whole, tmp_path / f"whole{kind}")
+    writing.write(whole, tmp_path / "whole.parquet")
     assert made.read_bytes() == (tmp_path / f"whole{kind}").read_bytes()
     assert kept.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert pq.ParquetFile(kept).num_row_groups == -(-len(whole) // 100)

@@ -153,10 +153,18 @@ def test_the_spread_shows_all_customers_and_all_value() -> None:
         assert bars[0].get_hatch() is None
     ranked = np.sort(values)[::-1]
     share = 100 * ranked[: len(values) // 10].sum() / values.sum()
-    assert f"{share:.0f} % of all value" in figure.axes[0].texts[0].get_text()
+    assert f"{share:.0f}% of all value" in figure.axes[0].texts[0].get_text()
     middle = figure.axes[0].get_lines()[0]
     assert middle.get_xdata()[0] == np.median(values)
     assert f"{np.median(values):,.0f} EUR" in str(middle.get_label())
+
+
+def test_a_middle_of_less_than_one_is_not_told_as_nothing() -> None:
+    values = np.concatenate([np.full(60, 0.31), np.full(40, 90.0)])
+    labels = [str(line.get_label()) for line in
+              portraits.spread_chart(values, currency="EUR").axes[0].get_lines()]  # fmt: skip
+    assert "0.31 EUR" in labels[0]
+    assert "36 EUR" in labels[1]
 
 
 @pytest.mark.parametrize("values", [[0.0], [5.0] * 40, [-3.0, -1.0], [0.0] * 9 + [1e7]])
@@ -176,7 +184,7 @@ def test_the_map_shows_shares_lines_and_a_marker_per_segment() -> None:
     clouds = [line for line in lines if line.get_linestyle() == "None"]
     own = kinds(table)
     for line, kind in zip(clouds, (KEEP, WIN, GROW, REST), strict=True):
-        assert line.get_label() == f"{kind}: {100 * (own == kind).mean():.1f} %"
+        assert line.get_label() == f"{kind}: {100 * (own == kind).mean():.1f}%"
         x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
         assert ((x < 60) == (kind in (KEEP, GROW))).all()
         assert ((y >= 60) == (kind in (KEEP, WIN))).all()

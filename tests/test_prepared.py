@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +18,22 @@ import pandas as pd
 import pytest
 from asking import ask
 from conftest import clv, use_home
-from waiting_desk import AS_OF, N, ids, predictions, prepared, write
+from waiting_desk import (
+    AS_OF,
+    N,
+    featured,
+    ids,
+    inputs,
+    lifted,
+    predictions,
+    prepared,
+    write,
+)
 
 from features.errors import InputError
 from features.spine import instant
 from serving.api import Options, application
-from serving.decisions import files
+from serving.decisions import files, uplift
 from serving.decisions.changes import changes
 from serving.desk import columns, preparing
 from serving.desk import prepared as desk
@@ -56,6 +67,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work out in this process, which has its libraries loaded."""
     monkeypatch.setattr(desk, "_child", preparing.attempt)
+    monkeypatch.setattr(preparing, "LANGUAGES", ())  # pictures are a matter of test_desk
 
 
 def until(source: Source, holds: Callable[[], object]) -> None:
@@ -139,8 +151,8 @@ def test_orders_are_those_of_a_plain_loop(folder: Path, shown: Prepared) -> None
 
 
 def test_lines_of_one_order_are_one_and_refunds_are_their_own(tmp_path: Path) -> None:
+    from features.reading import read
     from serving.decisions.histories import histories
-    from training.run import read
 
     rows = [("a", "2024-01-01", 10.0, "1"), ("a", "2024-01-01", 5.5, "1"),
             ("a", "2024-01-01", 4.0, "2"), ("a", "2024-02-01", -5.5, "1"),
@@ -189,6 +201,50 @@ def test_tables_are_those_of_the_commands(
     assert told == [("winter", 25, 25, None, "early"), ("summer", 25, 25, 90, None)]
 
 
+def test_uplift_is_what_the_trees_say_of_the_features(folder: Path, home: Path) -> None:
+    model = lifted(folder)
+    shown = prepared(folder, model)
+    rows, trees = featured(folder), uplift.load(model)
+    away = shown.more.numbers("uplift_away")
+    for k in range(N):
+        if np.isnan(rows[k]).all():
+            assert np.isnan(away[k])
+        else:
+            assert away[k] == pytest.approx(trees.raw_uplift(rows[k : k + 1])[0] - 0.25, abs=1e-5)
+    assert len(set(away.tolist())) > 20
+    told = shown.table("uplift")
+    assert (told["campaign"], told["days"], told["line"]) == ("Autumn <b>", 30, [1.5, 0.75])
+    assert "uplift_away" not in (shown.customer(ids()[0]) or {})
+
+
+def test_another_uplift_model_is_another_folder(folder: Path, home: Path, tmp_path: Path) -> None:
+    first, other = lifted(folder), lifted(folder, days=60)
+    again = Path(shutil.copytree(first, tmp_path / "again"))
+    bare, one = inputs(folder), inputs(folder, first)
+    assert len({bare.key(), one.key(), inputs(folder, other).key()}) == 3
+    assert bare.family != one.family
+    before = one.key()
+    shutil.rmtree(first)
+    with pytest.raises(InputError, match=r"manifest\.json must be a readable file"):
+        one.key()
+    shutil.copytree(again, first)  # the same bytes at another time
+    assert one.key() == before
+    shutil.rmtree(first)
+    shutil.copytree(other, first)
+    assert one.key() != before
+
+
+def test_an_uplift_model_that_cannot_be_used_says_why(folder: Path, home: Path) -> None:
+    shown = prepared(folder, lifted(folder, outcome="orders"))
+    assert shown.whole
+    assert shown.table("uplift") is None
+    assert "must be a model of margin" in shown.missing["uplift"].text
+    assert shown.orders(ids()[0]) is not None
+    alone = Inputs(folder / "p.csv", uplift=lifted(folder))
+    preparing.prepare(alone, desk.place() / alone.key())
+    assert Prepared(desk.place() / alone.key()).missing["uplift"].code == "no_data"
+
+
 def test_what_is_missing_says_why(shown: Prepared, folder: Path, home: Path) -> None:
     assert shown.missing["changes"].code == "no_before"
     assert {"channels", "model"} <= set(shown.missing)
@@ -209,6 +265,28 @@ def test_what_is_missing_says_why(shown: Prepared, folder: Path, home: Path) -> 
     with pytest.raises(InputError, match="must have the column 'country'"):
         bare.attributes(["country"])
     assert stat.S_IMODE((desk.place() / alone.key()).stat().st_mode) == 0o700
+
+
+def test_what_was_shown_stays_while_only_pictures_are_made_again(
+    folder: Path, shown: Prepared, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = inputs(folder)
+    place = desk.place() / found.key()
+    shutil.copytree(shown.folder, place)
+    about = json.loads((place / desk.ABOUT).read_text()) | {"pictures": ["nl"]}
+    (place / desk.ABOUT).write_text(json.dumps(about))  # as where the process was ended early
+    made, seen = Prepared(place), []
+    assert (made.whole, made.complete, made.pictures("de")) == (True, False, {})
+    monkeypatch.setattr(preparing.gallery, "draw", lambda *_: seen.append(Prepared(place).whole))
+    plain = preparing._Work._put
+
+    def put(self: Any, whole: bool) -> None:
+        plain(self, whole)
+        seen.append(Prepared(place).whole)
+
+    monkeypatch.setattr(preparing._Work, "_put", put)
+    preparing.prepare(found, place, ["nl"])
+    assert seen == [True, True, True]
 
 
 def test_changes_are_those_of_a_plain_loop() -> None:

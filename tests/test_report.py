@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from test_workbook import SHEETS, Rows, book, table, told
 
 from serving.views import shown
 from serving.views.language import LANGUAGES, Note, Words, words
+from training import registry
 
 SCREENSHOTS = Path(__file__).parents[1] / ".screenshots"
 WIDTHS = (1280, 390)
@@ -34,7 +35,7 @@ OFFICE = shutil.which("soffice")
 #: Tables that a file of a command, the workbook and the page have: sheet and titles of their parts.
 TABLES = {
     "of.csv": ("segments", ("segments", "drivers")),
-    "c.csv": ("channels", ("channels", "ltv", "return", "ahead", "again")),
+    "c.csv": ("channels", ("channels", "realised", "ltv", "return", "ahead", "again")),
     "kept/channels.csv": ("channels", ("retention", "repeat", "stays")),
     "kept/surveys.csv": ("experience", ("surveys",)),
 }
@@ -82,6 +83,133 @@ def test_every_number_that_stands_in_several_places_is_the_same(
                 for name, true, cell in zip(key, frame[column], sheets[heading], strict=True):
                     compared += same(true, cell, read, (name, heading), language)
     assert compared > 200
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_tables_of_readers_are_those_of_the_commands(
+    language: str, desk: Path, pages: dict[str, Page], books: dict[str, dict[str, Rows]]
+) -> None:
+    """Where a sheet shows some columns or rows of a table, or the table turned."""
+    segments, cohorts = told(desk / "of.csv"), told(desk / "kept/cohorts.csv")
+    rest, every = segments[segments["segment"] != "All"], cohorts[cohorts["cohort"] == "all"]
+    every = every[["since", *(name for name in every if name not in ("since", "cohort"))]]
+    grid = cohorts[cohorts["cohort"] != "all"].pivot_table(
+        index="cohort", columns="since", values="active"
+    )
+    grid.columns = [str(since) for since in grid]
+    found = {
+        "leaving": tied(segments, ("experience", "leaving"), language, pages, books),
+        "steps": tied(rest, ("marketing", "steps"), language, pages, books),
+        "economics": tied(told(desk / "c.csv"), ("marketing", "economics"), language, pages, books),
+        "retention": tied(told(desk / "kept/channels.csv"), ("marketing", "retention"), language,
+                          {}, books),
+        "all": tied(every, ("product", "all"), language, pages, books),
+        "active": tied(grid.reset_index(), ("cohorts", "active"), language, pages, books,
+                       str),
+    }  # fmt: skip
+    assert all(count > 5 for count in found.values()), found
+    assert sum(found.values()) > 120, found
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_to_do_is_said_to_the_end(language: str, desk: Path, pages: dict[str, Page]) -> None:
+    say = words(language)
+    steps = pages[language].tables[say("workbook.part.steps")].rows
+    assert len(steps) >= 4
+    for name in told(desk / "of.csv")["segment"][: len(steps)]:
+        assert steps[say.segment(name)][-1] == say.step(name)
+
+
+def tied(
+    frame: pd.DataFrame, place: tuple[str, str], language: str, pages: dict[str, Page],
+    books: dict[str, dict[str, Rows]], heading: Callable[[str], str] | None = None,
+    keys_: Sequence[str] | None = None,
+) -> int:  # fmt: skip
+    """Numbers of a table that a sheet and a page show as well; each is the same."""
+    say, compared = words(language), 0
+    title = say(f"workbook.part.{place[1]}")
+    sheets = table(books[language][say(f"workbook.sheet.{place[0]}")], title)
+    read = pages[language].tables[title] if pages else Read("", [], {})
+    shows = shown.told(frame, say)
+    first = shows.iloc[:, 0]
+    key = keys_ or [say.number(x) if isinstance(x, int) else " ".join(str(x).split())
+                    for x in first.tolist()]  # fmt: skip
+    assert len(sheets) == len(frame)
+    if pages:
+        assert list(read.rows) == list(key)
+    for column in shows.columns[1:][[pd.api.types.is_numeric_dtype(t) for t in shows.dtypes[1:]]]:
+        named = (heading or say.heading)(str(column))
+        if named in sheets:
+            for name, true, cell in zip(key, shows[column], sheets[named], strict=True):
+                compared += same(float(true), cell, read, (name, named), language)
+    return compared
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_test_of_the_model_is_that_of_its_card(
+    language: str, pages: dict[str, Page], books: dict[str, dict[str, Rows]],
+    trained: Trained, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The scores that `clv train` keeps with the model and logs in MLflow."""
+    use_home(monkeypatch, trained.home)
+    say = words(language)
+    card = json.loads((registry.fetch("1") / "card.json").read_text(encoding="utf-8"))
+    scores, found = card["scores"], {}
+    judged = pd.DataFrame(scores["models"]).rename_axis("metric").reset_index()
+    judged = judged.sort_values("metric").reset_index(drop=True)
+    judged["metric"] = judged["metric"].map(say.heading)
+    found["quality"] = tied(judged, ("quality", "quality"), language, pages, books,
+                            lambda name: shown.model(name, say))  # fmt: skip
+    months = pd.DataFrame(scores["by_month"])
+    months.insert(0, "month", range(1, len(months) + 1))
+    found["tracking"] = tied(months, ("quality", "tracking"), language, pages, books)
+    for name, first in (("slices", ["slice", "level"]), ("coverage", ["group"])):
+        frame = pd.DataFrame(scores[name])
+        frame = frame[first + [one for one in frame if one not in first]]
+        worded = shown.told(frame, say)[first].astype(str).agg(": ".join, axis=1).tolist()
+        found[name] = tied(frame, ("quality", name), language, pages, books, heads(frame, say),
+                           [" ".join(one.split()) for one in worded])  # fmt: skip
+    assert all(count > 20 for count in found.values()), found
+    assert sum(found.values()) > 200, found
+
+
+def heads(frame: pd.DataFrame, say: Words) -> Callable[[str], str]:
+    """Headings of the columns that are told; of a card's others there are none."""
+
+    def heading(name: str) -> str:
+        try:
+            return say.heading(name)
+        except LookupError:
+            return f"not told: {name}"
+
+    return heading
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_categories_are_those_of_the_segments(
+    language: str, desk: Path, tmp_path: Path, pages: dict[str, Page],
+    books: dict[str, dict[str, Rows]], trained: Trained, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    use_home(monkeypatch, trained.home)
+    ran = clv("segments", desk / "p.csv", "--data", desk / "data", "--out", tmp_path / "s.csv",
+              "--summary", tmp_path / "of.xlsx")  # fmt: skip
+    assert ran.code == 0, ran.err
+    head, *rows = [row for _, row in sorted(book(tmp_path / "of.xlsx")["categories"].items())]
+    frame, say, compared = pd.DataFrame(rows, columns=head), words(language), 0
+    long = table(books[language][say("workbook.sheet.segments")],
+                 say("workbook.part.categories"))  # fmt: skip
+    for column in ("customers", "share"):
+        for cell, true in zip(long[say.heading(column)], frame[column], strict=True):
+            assert cell == pytest.approx(true, rel=1e-14)
+            compared += 1
+    title = say("workbook.part.categories")
+    wide, read = table(books[language][say("workbook.sheet.product")], title), pages[language]
+    for row in frame.to_dict("records"):
+        name = say.segment(row["segment"])
+        own = wide.set_index(say.heading("category"))[name]
+        compared += same(row["share"], own[row["category"]], read.tables[title],
+                         (row["category"], name), language)  # fmt: skip
+    assert compared == 3 * len(frame) > 20
 
 
 def same(true: float, cell: object, read: Read, place: tuple[str, str], language: str) -> int:
@@ -198,7 +326,10 @@ def poorly(say: Words) -> None:
 
 def test_notes_are_said_in_each_language() -> None:
     for key in keys("notes"):
-        holes = {"customers": 1234, "past": 0.5, "ahead": 0.25}
+        holes = {
+            "customers": 1234, "past": 0.5, "ahead": 0.25, "least": 100, "before": "1", "now": "2",
+            "found": 0.5, "meant": 0.1, "times": 1000, "name": "x", "treated": 1.5, "control": 2.5,
+        }  # fmt: skip
         wanted = words("en").templates[f"notes.{key}"].holes
         note = Note.of(f"notes.{key}", **{name: holes[name] for name in wanted})
         said = {language: words(language).told(note) for language in LANGUAGES}

@@ -157,6 +157,19 @@ def test_others_are_let_in_with_tokens_alone(at_home: Trained, tmp_path: Path) -
         assert require_tokens(choose({"host": "::"}, None).serving) is True
 
 
+def test_a_model_of_uplift_is_read_before_anybody_is_served(
+    at_home: Trained, tmp_path: Path
+) -> None:
+    whole = ("serve", "--predictions", "latest", "--data", at_home.data)
+    refused(clv("serve", "--uplift", tmp_path), "--uplift needs --predictions")
+    refused(clv("serve", "--predictions", "latest", "--uplift", tmp_path), "--uplift needs --data")
+    refused(clv(*whole, "--uplift", tmp_path / "none"), "must be a folder. Got none")
+    (tmp_path / "model").mkdir()
+    refused(clv(*whole, "--uplift", tmp_path / "model"), "it must hold card.json")
+    told = clv(*whole, "--uplift", "up", "--print-config", "--json").json
+    assert told["uplift"] == {"value": "up", "from": "--uplift"}
+
+
 def test_a_port_in_use_and_an_address_elsewhere_are_refused(at_home: Trained) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         refused(clv("serve", "--port", taken.getsockname()[1]), "--port", "use")

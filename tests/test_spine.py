@@ -18,6 +18,7 @@ from features.spine import (
     add_months,
     days_later,
     instant,
+    instants,
     local_day,
     months_between,
     months_later,
@@ -220,3 +221,41 @@ def test_days_later_is_what_calendars_say() -> None:
 def test_many_moments_move_as_each_does(many: list[int], months: int, zone: str) -> None:
     told = months_later(np.array(many, np.int64), months, zone)
     assert told.tolist() == [add_months(moment, months, zone) for moment in many]
+
+
+SPOILED = st.sampled_from([
+    "", " ", "nan", "2024-02-30", "2024-13-01", "2024-01-01 24:00", "2024-01-01 12:60:00",
+    "0001-01-01", "9999-12-31 23:59:59", "2024-01-01 10:00+01:00", "2024-W05-1", "20240101",
+    "2024-01-01T10", "2024-01-01 10:00:00.1234567", "2024-01-01  10:00", "1.1.2024",
+])  # fmt: skip
+ENDS = st.sampled_from(["", "Z", "+00", "+00:00", "+0000", "+02:00"])
+written = st.one_of(
+    SPOILED,
+    st.none(),
+    st.builds(
+        lambda moment, form, end: moment.strftime(form) + end,
+        st.datetimes(datetime(1970, 1, 1), datetime(2099, 12, 31)),
+        st.sampled_from([
+            "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S.%f",
+        ]),
+        ENDS,
+    ),
+    st.builds(
+        lambda turn, minutes: (turn + timedelta(minutes=minutes)).strftime("%Y-%m-%d %H:%M"),
+        st.sampled_from(TURNS), st.integers(-300, 300),
+    ),
+)  # fmt: skip
+
+
+@given(st.lists(written, max_size=30), zones)
+def test_many_texts_are_read_as_each_is(many: list[str | None], zone: str) -> None:
+    found, known = instants(np.array(many, object), zone)
+    assert len(found) == len(known) == len(many)
+    for i, value in enumerate(many):
+        try:
+            told = None if value is None else instant(value, zone)
+        except InputError:
+            told = None
+        assert known[i] == (told is not None)
+        if told is not None:
+            assert found[i] == told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from features import passes, rules
 from features.errors import InputError
+from features.rules import minor_digits
 from features.settings import Settings, parse
 from features.store import SCHEMA
 from features.tables import Ingested, ingest, local_midnight, quarantine
@@ -258,6 +260,63 @@ def test_rates_apply_to_money_of_all_kinds_at_the_local_day(tmp_path: Path) -> N
     assert lines["amount"].tolist() == [912, 1000]
     assert lines["discount"].tolist() == [91, 100]
     assert lines["cost"].tolist() == [365, 400]
+
+
+MONEY = (
+    "0.0049999995", "0.005", "2.675", "-2.675", "1e3", "12345678.9", "99999999999.999999",
+    "100000000000.005", "-99999999999999.98", "5000000000000.125", "1.0000005",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("currency", ["EUR", "JPY", "BHD"])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_money_is_rounded_once_however_many_digits_it_has(
+    tmp_path: Path, currency: str, foreign: bool
+) -> None:
+    """Against Python's decimals: first to millionths as all text is, then half up at its rate."""
+    rate, places = Decimal("0.91235") if foreign else Decimal(1), minor_digits(currency)
+
+    def half_up(value: Decimal, digits: int) -> Decimal:
+        return value.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+
+    lines = [f"c{i:02},2024-07-01,1,{'USD' if foreign else ''},{each}\n"
+             for i, each in enumerate(MONEY)]  # fmt: skip
+    folder = write(
+        tmp_path / "d",
+        orders="customer_id,order_ts,amount,currency,cost\n" + "".join(lines),
+        rates="currency,day,rate\nUSD,2024-07-01,0.91235\n",
+    )
+    found = store(ingest(folder, parse({"business": {"currency": currency}}), tmp_path / "work"))
+    most = Decimal(10) ** (18 - 2 * places)  # beyond it money is not known
+    for text, cost in zip(MONEY, found["cost"].tolist(), strict=True):
+        money = half_up(half_up(Decimal(text), 6) * rate, places)
+        assert (None if pd.isna(cost) else int(cost)) == (
+            None if abs(money) >= most else int(money.scaleb(places))
+        ), text
+
+
+@pytest.mark.parametrize("currency", ["EUR", "JPY", "BHD"])
+def test_a_price_by_piece_is_rounded_once_after_its_rate(tmp_path: Path, currency: str) -> None:
+    lines = [("1", "1.49"), ("3", "0.335"), ("-2", "1.005"), ("7", "123456.789")]
+    orders = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country,c\n"
+    for i, (pieces, price) in enumerate(lines):
+        orders += f"{i},a,x,{pieces},2024-01-01 10:00,{price},{i},UK,USD\n"
+    folder = write(tmp_path / "d", orders=orders, rates="currency,day,rate\nUSD,2024-01-01,150.5\n")
+    settings = {"business": {"currency": currency}, "columns": {"orders": {"currency": "c"}}}
+    found = store(ingest(folder, parse(settings), tmp_path / "work"))
+    places = minor_digits(currency)
+    exact = [Decimal(pieces) * Decimal(price) * Decimal("150.5") for pieces, price in lines]
+    told = [each.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP).scaleb(places)
+            for each in exact]  # fmt: skip
+    assert found["amount"].tolist() == [int(each) for each in told]
+
+
+def test_prices_by_piece_may_be_large_beside_a_table_of_rates(tmp_path: Path) -> None:
+    orders = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
+    orders += "1,a,x,2,2024-01-01 10:00,4744755.41,7,UK\n2,a,x,1,2024-01-01 10:00,3,8,UK\n"
+    folder = write(tmp_path / "d", orders=orders, rates="currency,day,rate\nUSD,2024-01-01,2\n")
+    lines = store(ingest(folder, Settings(), tmp_path / "work"))
+    assert lines["amount"].tolist() == [948951082, 300]
 
 
 def test_cost_comes_from_the_margin_where_it_is_not_given(tmp_path: Path) -> None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import xgboost as xgb
 from conftest import ODD_IDS
 
-from serving.decisions import files
+from features.catalogue import Vocabulary
+from features.reading import find_settings, read
+from features.spine import instant
+from serving.decisions import customers, files, uplift
 from serving.desk.prepared import Inputs, Prepared, place
 from serving.desk.preparing import prepare
 
-__all__ = ["AS_OF", "SETTINGS", "N", "inputs", "predictions", "prepared", "write"]
+__all__ = [
+    "AS_OF", "SETTINGS", "N", "featured", "inputs", "lifted", "predictions", "prepared", "write",
+]  # fmt: skip
 
 AS_OF, N = "2025-01-01", 400
 SETTINGS = """[business]
@@ -94,13 +101,44 @@ def write(folder: Path) -> Path:
     return data
 
 
-def inputs(folder: Path) -> Inputs:
-    """What `write` wrote."""
-    return Inputs(folder / "p.csv", str(folder / "data"))
+def featured(folder: Path) -> npt.NDArray[np.float64]:
+    """All features of the people of `write` at the moment of the predictions, (people, features).
+
+    NaN of who has no order.
+    """
+    data = str(folder / "data")
+    settings, names = find_settings(data, None), customers.feature_names()
+    with read(data, settings) as (store, _):
+        found = customers.features(store, ids(), instant(AS_OF, store.zone), names)
+    return np.column_stack([found[name] for name in names])
 
 
-def prepared(folder: Path) -> Prepared:
+def lifted(folder: Path, **other: object) -> Path:
+    """An uplift model of a made-up campaign, sealed in the home; its folder."""
+    rows = featured(folder)
+    rows = rows[~np.isnan(rows).all(axis=1)]
+    recent = rows[:, customers.feature_names().index("days_since_order")]
+    matrix = xgb.DMatrix(rows.astype(np.float32), 3.0 * np.cos(recent / 90), nthread=1)
+    told = {"base_score": 0.0, "nthread": 1, "max_depth": 4, "seed": 0}
+    raw = bytes(xgb.train(told, matrix, 20).save_raw("ubj"))
+    known: dict[str, object] = {
+        "scale": 2.0, "centre": 0.25, "line": (1.5, 0.75),
+        "covariance": ((0.04, 0.002), (0.002, 0.01)), "qini": 0.5, "auuc": 1.0, "effect": 1.4,
+        "customers": 900, "campaign": "Autumn <b>", "outcome": "margin", "days": 30,
+        "currency": "EUR",
+    } | other  # fmt: skip
+    out = folder / f"up-{len(list(folder.glob('up-*')))}"
+    uplift.save(uplift.Uplift(raw, Vocabulary(), **known), out)  # type: ignore[arg-type]
+    return out
+
+
+def inputs(folder: Path, model: Path | None = None) -> Inputs:
+    """What `write` wrote, and the folder of an uplift model."""
+    return Inputs(folder / "p.csv", str(folder / "data"), uplift=model)
+
+
+def prepared(folder: Path, model: Path | None = None) -> Prepared:
     """The same, worked out in the home of the environment."""
-    found = inputs(folder)
-    prepare(found, place() / found.key())
+    found = inputs(folder, model)
+    prepare(found, place() / found.key(), ())
     return Prepared(place() / found.key())

@@ -84,7 +84,7 @@ class GainLabels(NamedTuple):
     value: str = "share of actual value (%)"
     random: str = "random order"
     perfect: str = "perfect order"
-    curve: str = "{name}: Gini {gini}, top 10 % hold {share} %"
+    curve: str = "{name}: Gini {gini}, top 10% hold {share}%"
     note: str = "{customers} customers"
     none: str = "no value in this window"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,25 +64,44 @@ def save(figure: Figure, path: Path) -> Path:
 
 def png(figure: Figure, packed: int = 6) -> bytes:
     """The figure as PNG of 150 dpi, without date or version; `packed` is the effort, 1 to 9."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     look: dict[str, Any] = {
         "metadata": {"Software": None},
         "pil_kwargs": {"compress_level": packed},
     }
-    figure.savefig(buffer, format="png", dpi=DPI, **look)
+    # Not savefig, which lays everything out and draws it twice.
+    with _as_it_was(figure):
+        figure.set_dpi(DPI)
+        FigureCanvasAgg(figure).print_png(buffer, **look)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
 def svg(figure: Figure) -> str:
     """The figure as SVG: from ``<svg`` on, without date, and with the same ids each time."""
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
     # Letters are drawn as paths: a machine without the font shows the same.
-    with matplotlib.rc_context({"svg.hashsalt": "clv", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(METADATA))
+    look: dict[Any, Any] = {"svg.hashsalt": "clv", "svg.fonttype": "path"}
+    with matplotlib.rc_context(look), _as_it_was(figure):
+        canvas = FigureCanvasSVG(figure)
+        canvas.print_svg(buffer, metadata=dict.fromkeys(METADATA))  # type: ignore[no-untyped-call]
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+@contextmanager
+def _as_it_was(figure: Figure) -> Iterator[None]:
+    """The figure afterwards has the canvas and the dots per inch that it had."""
+    canvas, dpi = figure.canvas, figure.dpi
+    try:
+        yield
+    finally:
+        figure.set_canvas(canvas)
+        figure.set_dpi(dpi)
 
 
 def blank(width: float = SIZE[0], height: float = SIZE[1]) -> Figure:

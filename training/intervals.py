@@ -142,11 +142,11 @@ def total(value: Floats, spread: Floats, common: float) -> Interval:
 
     `value` and `spread` (standard deviation) of each customer in the group, (rows,).
     """
-    middle = math.fsum(value)
+    middle, own = math.fsum(value.tolist()), math.fsum((spread**2).tolist())
     if middle <= 0:
-        reach = Z * math.hypot(math.sqrt(math.fsum(spread**2)), common * math.fsum(np.abs(value)))
+        reach = Z * math.hypot(math.sqrt(own), common * math.fsum(np.abs(value).tolist()))
         return Interval(middle, middle - reach, middle + reach)
-    relative = math.fsum(spread**2) / middle**2 + common**2
+    relative = own / middle**2 + common**2
     sigma = math.sqrt(math.log1p(relative))
     start = math.log(middle) - sigma**2 / 2
     return Interval(middle, math.exp(start - Z * sigma), math.exp(start + Z * sigma))

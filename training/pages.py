@@ -20,8 +20,8 @@ __all__ = [
 ]  # fmt: skip
 
 NOTHING: Final = "–"  # noqa: RUF001  a cell without a number: a dash is not read as a minus
-SHORT: Final = 20  # lines that a printed page keeps together
-MOST_TEXT: Final = 80  # characters of a cell: names may be of any length
+SHORT: Final = 25  # lines that a printed page keeps together
+MOST_TEXT: Final = 120  # characters of a cell: names may be of any length, our own words fit
 #: Text and ground that meet on a page; each pair can be read by people who see little contrast.
 COLOURS: Final = {
     "ink": ("#1f2328", "#ffffff"),
@@ -62,7 +62,7 @@ thead th {{ color: {COLOURS["head"][0]}; background: {COLOURS["head"][1]}; verti
 .below {{ display: block; font-weight: 400; font-size: .87em; color: {COLOURS["quiet"][0]}; }}
 td.word {{ white-space: normal; min-width: 7rem; max-width: 26rem; overflow-wrap: anywhere; }}
 tbody th {{ text-align: left; font-weight: 600; background: {COLOURS["ink"][1]}; min-width: 7.5rem;
-  max-width: 18rem; overflow-wrap: anywhere; }}
+  max-width: 18rem; overflow-wrap: break-word; }}
 figure {{ margin: 1rem 0; }}
 figure img {{ display: block; max-width: 100%; height: auto; }}
 pre {{ color: {COLOURS["code"][0]}; background: {COLOURS["code"][1]}; padding: .8rem;
@@ -74,8 +74,9 @@ pre {{ color: {COLOURS["code"][0]}; background: {COLOURS["code"][1]}; padding: .
 @media (max-width: 40rem) {{
   th, td {{ padding: .3rem .4rem; }}
   /* The name of a row stays in sight while its numbers are drawn past. */
-  tbody th {{ position: sticky; left: 0; min-width: 7.5rem; max-width: 9.5rem; hyphens: auto;
+  tbody th {{ position: sticky; left: 0; min-width: 7.5rem; max-width: 10.5rem; hyphens: auto;
     font-size: .82rem; border-right: 1px solid {LINE}; }}
+  td.word {{ min-width: 12rem; }}
   /* Shrunk to a phone's width, the words of a picture could not be read. */
   figure .wide img {{ max-width: none; width: 36rem; }}
 }}
@@ -91,9 +92,11 @@ pre {{ color: {COLOURS["code"][0]}; background: {COLOURS["code"][1]}; padding: .
   td.word {{ min-width: 0; }}
   thead th {{ print-color-adjust: exact; }}
   .wide {{ overflow: visible; }}
-  h2, .caption {{ break-after: avoid; }}
-  tr, figure, li, pre.short, .warning {{ break-inside: avoid; }}
-  figure img {{ max-height: 118mm; }}
+  h1, h2, h2 + p, h2 + p + ul, .caption {{ break-after: avoid; }}
+  tr, figure, p, ul, table.short, pre.short {{ break-inside: avoid; }}
+  thead {{ display: table-header-group; }}
+  figure {{ margin: 3mm 0; }}
+  figure img {{ max-width: 128mm; max-height: 100mm; }}
   pre {{ white-space: pre-wrap; overflow-wrap: anywhere; font-size: 7pt; }}
 }}
 """
@@ -244,7 +247,8 @@ def _html_table(table: Table) -> str:
     body = f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>"
     # Not as the table's own caption: that would be as wide as the table, and so leave a phone.
     caption = f'<p class="caption">{_text(table.caption)}</p>\n'
-    return caption + _wide(table.caption, f"<table>\n{body}\n</table>")
+    short = ' class="short"' if len(rows) < SHORT else ""
+    return caption + _wide(table.caption, f"<table{short}>\n{body}\n</table>")
 
 
 def _wide(name: str, inside: str) -> str:

@@ -53,6 +53,7 @@ RECENCY: Final = (0, 31, 91, 181, 366)  # days since the newest order, from
 FREQUENCY: Final = (1, 2, 3, 5, 10)  # orders, from
 LEAST: Final = 10  # customers; a figure of fewer would be a figure of persons
 BINS: Final = 24
+SMALL: Final = 10.0  # below which a sum is told to the cent
 EDGE: Final = 0.98  # quantile beyond which values share one bar
 POINTS: Final = 1_500  # of a map; more only cover each other
 
@@ -77,7 +78,7 @@ class SpreadLabels(NamedTuple):
     value: str = "value per customer ({unit})"
     customers: str = "customers (%)"
     total: str = "share of all value (%)"
-    held: str = "the top tenth hold {share} % of all value"
+    held: str = "the top tenth hold {share}% of all value"
     median: str = "half are below {value}"
     mean: str = "mean {value}"
     beyond: str = "hatched: {value} and more"
@@ -91,7 +92,7 @@ class MapLabels(NamedTuple):
     value: str = "value if they order again ({unit}, log)"
     note: str = "{customers} customers, {points} drawn"
     line: str = "lines of the grid"
-    share: str = "{segment}: {share} %"
+    share: str = "{segment}: {share}%"
 
 
 class ChannelLabels(NamedTuple):
@@ -100,7 +101,7 @@ class ChannelLabels(NamedTuple):
     title: str = "What a customer costs and brings"
     money: str = "per new customer ({unit})"
     cac: str = "cost to win (CAC)"
-    ltv: str = "value (LTV) with its 10 to 90 % interval"
+    ltv: str = "value (LTV) with its 10 to 90% interval"
     ratio: str = "LTV:CAC {ratio}"
     note: str = "value of the first {months} months"
     few: str = "too few to tell"
@@ -239,7 +240,7 @@ def spread_chart(
     found = np.sort(found)
     said, edges = labels or SpreadLabels(), _edges(found)
     place = np.clip(np.searchsorted(edges, found, side="right") - 1, 0, BINS)
-    total = math.fsum(found)
+    total = math.fsum(found.tolist())
     shares = 100 * np.bincount(place, minlength=BINS + 1) / len(found)
     held = np.bincount(place, found, BINS + 1) * (100 / total if total > 0 else math.nan)
     figure = blank(height=5.8)
@@ -255,11 +256,16 @@ def spread_chart(
         (total / len(found), (0, (4, 2)), said.mean),
     ):
         upper.axvline(at, color=INK, linewidth=1.6, linestyle=style, zorder=3,
-                      label=plain(text.format(value=f"{write(at, 0)} {currency}")))  # fmt: skip
+                      label=plain(text.format(value=f"{_told(at, write)} {currency}")))  # fmt: skip
     _spread_words(upper, lower, said, (currency, float(edges[-1])), write)
     if total > 0:
         note(upper, said.held.format(share=write(100 * _top(found, total), 0)))
     return figure
+
+
+def _told(money: float, write: Write) -> str:
+    """A small sum to the cent: half of the customers may be worth less than one of the currency."""
+    return write(money, 0 if abs(money) >= SMALL else 2)
 
 
 def _edges(values: Floats) -> Floats:
@@ -270,7 +276,7 @@ def _edges(values: Floats) -> Floats:
 
 def _top(values: Floats, total: float) -> float:
     """What the tenth with the highest of the sorted values holds of the whole."""
-    return math.fsum(values[-max(1, len(values) // 10) :]) / total
+    return math.fsum(values[-max(1, len(values) // 10) :].tolist()) / total
 
 
 def _spread_words(

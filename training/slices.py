@@ -33,7 +33,7 @@ from training.ranks import ties_of
 from training.scores import bootstraps
 
 __all__ = [
-    "ALL", "FIRST_CHANNEL", "OTHER", "STANDARD", "UNKNOWN", "WITH_INTERVAL", "by_slice",
+    "ALL", "FIRST_CHANNEL", "LEAST", "OTHER", "STANDARD", "UNKNOWN", "WITH_INTERVAL", "by_slice",
     "out_of_band", "require_slice", "standard_slices",
 ]  # fmt: skip
 
@@ -43,6 +43,7 @@ EVERYBODY = "customers"
 STANDARD: Final = (ALL, "orders", "cohort", "decile")  # of any data; attributes are added
 FIRST_CHANNEL: Final = "first_channel"
 WITH_INTERVAL: Final = (MAE, GINI, BIAS, AUROC, BRIER, ECE)
+LEAST: Final = 100  # customers of a slice whose metrics are shown
 MOST_LEVELS: Final = 16  # of a slice, as in the features; the rarer ones are `OTHER`
 
 
@@ -113,7 +114,7 @@ def by_slice(
     churned: npt.ArrayLike,
     probability: npt.ArrayLike,
     slices: Mapping[str, npt.ArrayLike],
-    least: int = 100,
+    least: int = LEAST,
     *,
     intervals: Sequence[str] = WITH_INTERVAL,
     draws: int = 200,

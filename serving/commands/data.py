@@ -32,8 +32,8 @@ def check(
 
     from features import tables
     from features.campaigns import survey
+    from features.reading import as_of_in, find_settings, read
     from serving.progress import shown
-    from training.run import as_of_in, find_settings, read
 
     settings = find_settings(data, config)
     with shown(as_json) as progress, read(data, settings, progress) as (store, found):

@@ -38,11 +38,11 @@ def value(
     Example: clv value ./shop --predictions p.csv --by channel,cohort --out value.csv
     """
     from features import campaigns, formats
-    from serving.batch import require_writable
+    from features.reading import find_settings, read
     from serving.decisions import files, words
     from serving.decisions.worth import worth
     from serving.progress import shown
-    from training.run import find_settings, read
+    from serving.writing import require_writable
 
     for place, option in ((out, "--out"), (summary, "--summary")):
         if place is not None:
@@ -180,9 +180,9 @@ def _campaign(
 ) -> tuple[Any, str, Any]:
     """The measurement of a campaign, the currency of its money, and its uplift model."""
     from features.campaigns import contacts
+    from features.reading import find_settings, read
     from serving.decisions.campaigns import measured
     from serving.progress import shown
-    from training.run import find_settings, read
 
     settings = find_settings(data, config)
     told = contacts(data, settings)
@@ -233,10 +233,10 @@ def plan(
 
     Example: clv plan ./shop --predictions p.csv --budget 5000 --out plan.csv
     """
-    from serving.batch import require_writable
+    from features.reading import find_settings, read
     from serving.decisions import files, planning, words
     from serving.progress import shown
-    from training.run import find_settings, read
+    from serving.writing import require_writable
 
     require_writable(out, files.KINDS)
     if budget is None and discount is None:

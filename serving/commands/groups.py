@@ -49,13 +49,13 @@ def segments(
 
     Example: clv segments p.csv --data ./shop --before last_quarter.csv --out segments.csv
     """
+    from features.reading import find_settings, read
     from features.settings import Settings, load
-    from serving.batch import require_writable
     from serving.decisions import files, segments
     from serving.decisions.group_words import segmented
     from serving.progress import shown
     from serving.views.language import words
-    from training.run import find_settings, read
+    from serving.writing import require_writable
 
     say = words(language)
     for place in (out, summary):
@@ -119,12 +119,12 @@ def channels(
     """
     from features.campaigns import spend
     from features.money import Cashflow
-    from serving.batch import require_writable
+    from features.reading import find_settings, read
     from serving.decisions import channels as economics
     from serving.decisions import files
     from serving.decisions.group_words import channels as told
     from serving.progress import shown
-    from training.run import find_settings, read
+    from serving.writing import require_writable
 
     require_writable(out, files.KINDS)
     table = files.predictions(predictions)

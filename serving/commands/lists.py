@@ -171,11 +171,11 @@ def winback(
 
 def _judged(wanted: Wanted, months: int, lapsed: float) -> Any:
     """The ranking at the newest moment whose following months are known."""
+    from features.reading import find_settings, read
     from features.spine import add_months
     from serving.decisions.winback import evaluate
     from serving.progress import shown
     from training.backtest import backtest
-    from training.run import find_settings, read
 
     settings = find_settings(wanted.data, wanted.config)
     with shown(wanted.as_json) as progress, read(wanted.data, settings, progress) as (store, _):
@@ -196,11 +196,11 @@ def _list(
     judged: Callable[[int], Any] | None = None,
     more: Callable[[], tuple[dict[str, Any], list[str]]] | None = None,
 ) -> None:
-    from serving.batch import KINDS as PLAIN
-    from serving.batch import require_writable
     from serving.decisions import files, words
     from serving.decisions.listing import listed, save
     from serving.progress import shown
+    from serving.writing import KINDS as PLAIN
+    from serving.writing import require_writable
 
     out, contacts_out, asked = wanted.out, wanted.contacts_out, wanted.asked
     require_writable(out, files.KINDS if asked.kind == "csv" else (".csv",))

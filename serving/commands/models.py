@@ -41,9 +41,9 @@ def train(
 
     Example: clv train orders.csv --as-of 2025-01-01 --horizons 12,24
     """
+    from features.reading import find_settings
     from serving import words
     from serving.progress import shown
-    from training.run import find_settings
     from training.run import train as run
 
     settings = find_settings(data, config)
@@ -82,15 +82,15 @@ def backtest(
 
     Example: clv backtest orders.csv --as-of 2024-01-01,2024-07-01 --horizon 12
     """
+    from features.reading import find_settings, read, with_horizons
     from features.spine import instant
     from serving import words
-    from serving.batch import require_writable
     from serving.progress import shown
+    from serving.writing import require_writable
     from training.backtest import backtest as judge
     from training.backtest import possible_slices, rolling
     from training.labels import require_ripe
     from training.newcomers import early as read_early
-    from training.run import find_settings, read, with_horizons
     from training.slices import require_slice
 
     if out is not None:

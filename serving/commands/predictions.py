@@ -54,15 +54,15 @@ def predict(
 
     Example: clv predict orders.csv --as-of 2025-01-01 --out predictions.csv
     """
-    from serving import batch, words
+    from serving import batch, words, writing
     from serving.loader import load
     from serving.progress import shown
     from serving.views.language import words as known
 
     known(language)
-    batch.require_writable(out, batch.KINDS)
+    writing.require_writable(out, writing.KINDS)
     if cashflow is not None:
-        batch.require_writable(cashflow, batch.KINDS, "--cashflow")
+        writing.require_writable(cashflow, writing.KINDS, "--cashflow")
         if cashflow.absolute() == out.absolute():
             raise InputError(f"--cashflow must be another file than --out. Got {cashflow} twice.")
     loaded = load(model)

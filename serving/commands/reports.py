@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from serving.commands.options import Config, DataArg, Json, Language, print_json
 
 __all__ = ["COMMANDS"]
+
+#: What takes long to import and is needed once the data are read; small ones first.
+AHEAD: Final = (
+    "scipy.stats", "xgboost", "training.model", "serving.decisions.report", "serving.loader",
+    "matplotlib.figure", "matplotlib.backends.backend_agg", "serving.views.page",
+)  # fmt: skip
 
 
 def report(
@@ -38,32 +44,34 @@ def report(
     Example: clv report ./shop --predictions p.csv --out clv.xlsx --language de
     """
     from features import campaigns, formats
-    from serving.batch import require_writable
+    from features.events import ASKED
+    from features.reading import find_settings, read
+    from serving.ahead import importing
     from serving.decisions import files
-    from serving.decisions.loyalty import KINDS
-    from serving.decisions.report import report as all_of
-    from serving.decisions.report import require_size
     from serving.progress import shown
-    from serving.views import page, workbook
     from serving.views.language import words
-    from training.run import find_settings, read
+    from serving.writing import require_writable
 
     say = words(language)
     require_writable(out, (".xlsx", ".html"))
     table = files.predictions(predictions)
-    view = page if out.suffix == ".html" else workbook
     if out.suffix == ".xlsx":
-        require_size(len(table))
+        files.require_size(len(table))
     files.horizon_of(table, horizon)
     scores = _scores(model)
     settings = find_settings(data, config)
     paid = None
     if "spend" in formats.tables(data, settings):
         paid = campaigns.spend(data, settings)
-    with shown(as_json) as progress:
-        with read(data, settings, progress, KINDS) as (store, _):
+    with shown(as_json) as progress, importing(*AHEAD):
+        with read(data, settings, progress, ASKED) as (store, _):
+            from serving.decisions.report import report as all_of
+
             made = all_of(store, table, settings, spend=paid, horizon=horizon, top=top,
                           scores=scores, progress=progress)  # fmt: skip
+        from serving.views import page, workbook
+
+        view = page if out.suffix == ".html" else workbook
         rows = view.write(made, out, say, progress)
     if as_json:
         print_json({**made.as_dict(), "sheets": rows, "out": str(out)})
@@ -73,12 +81,18 @@ def report(
 
 def _scores(model: Path | None) -> Callable[[str], Mapping[str, Any]]:
     """The test scores of a version, or of the folder `model`, whose faults are told at once."""
-    from serving.loader import scores_of, scores_of_version
+    if model is not None:
+        from serving.loader import scores_of
 
-    if model is None:
-        return scores_of_version
-    known = scores_of(model)
-    return lambda _: known
+        known = scores_of(model)
+        return lambda _: known
+
+    def of_version(version: str) -> Mapping[str, Any]:
+        from serving.loader import scores_of_version
+
+        return scores_of_version(version)
+
+    return of_version
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"report": report}

@@ -39,10 +39,10 @@ def retention(
 
     Example: clv retention ./shop --out retention
     """
+    from features.reading import as_of_in, find_settings, read
     from serving.decisions.retained import retained
     from serving.progress import shown
     from serving.views import retention as view
-    from training.run import as_of_in, find_settings, read
 
     view.require_folder(out)
     settings = find_settings(data, config)
@@ -71,12 +71,12 @@ def referrals(
 
     Example: clv referrals ./shop --predictions p.csv --out referrals.csv
     """
-    from serving.batch import require_writable
+    from features.reading import find_settings, read
     from serving.decisions import files
     from serving.decisions.referrals import of_data
     from serving.progress import shown
     from serving.views.referrals import terminal
-    from training.run import find_settings, read
+    from serving.writing import require_writable
 
     require_writable(out, files.KINDS)
     settings = find_settings(data, config)

@@ -27,6 +27,10 @@ def serve(
     data: Annotated[
         str | None, typer.Option(help="DATA that the desk shows more of; clv.toml beside it.")
     ] = None,
+    uplift: Annotated[
+        str | None,
+        typer.Option(help="FOLDER of clv measure --fit-uplift; lists of the desk may rank by it."),
+    ] = None,
     config: Config = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting and where it comes from.")
@@ -46,7 +50,7 @@ def serve(
 
     given = {
         "host": host, "port": port, "workers": workers, "model": model, "predictions": predictions,
-        "data": data,
+        "data": data, "uplift": uplift,
     }  # fmt: skip
     chosen = choose(given, settings_of(data, config))
     if print_config:
@@ -54,7 +58,7 @@ def serve(
         return
     from serving.serve import run
 
-    raise typer.Exit(run(chosen.serving))
+    raise typer.Exit(run(chosen.serving, config=config))
 
 
 def token(

@@ -27,11 +27,10 @@ def signups(store: Store, until: int) -> pd.DataFrame:
     InputError
         The table customers lacks acquired_at or acquisition_channel, or nobody has both.
     """
-    paths = [store.people(i) for i in range(store.buckets)]
     attributes(store, [], ["acquired_at", "acquisition_channel"])  # refuses what is missing
-    columns = ["customer_id", "acquired_at", "acquisition_channel"]
-    table = pd.concat([pd.read_parquet(path, columns=columns) for path in paths])
-    table = table.sort_values("customer_id", ignore_index=True)
+    columns = ["acquired_at", "acquisition_channel"]
+    parts = [store.attributes(i, columns).reset_index() for i in range(store.buckets)]
+    table = pd.concat(parts).sort_values("customer_id", ignore_index=True)
     acquired = acquired_of(table, len(table), store.zone)
     found = table.assign(acquired=acquired, channel=table["acquisition_channel"])
     found = found[(acquired > ALWAYS) & (acquired < until) & found["channel"].notna()]

@@ -20,7 +20,7 @@ from typing import Any, Final
 import pandas as pd
 
 from features.errors import InputError
-from serving import batch
+from serving import writing
 from serving.decisions.files import neutral
 
 __all__ = [
@@ -159,8 +159,11 @@ def write(table: pd.DataFrame, out: Path) -> None:
     InputError
         Another ending than .csv, or a place that cannot be written.
     """
-    batch.require_writable(out, (".csv",))
-    with batch.replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as f:
+    writing.require_writable(out, (".csv",))
+    with (
+        writing.replacing(out) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as f,
+    ):
         lines = csv.writer(f, lineterminator="\n")
         lines.writerow(table.columns)
         for row in table.itertuples(index=False, name=None):

@@ -49,12 +49,11 @@ def attributes(store: Store, ids: Sequence[str], columns: Sequence[str]) -> pd.D
         No table of customers, or it lacks a column.
     """
     path = store.people(0)
-    require_columns(pq.read_schema(path).names if path.exists() else [], columns)
-    parts = [
-        pd.read_parquet(store.people(i), columns=["customer_id", *columns])
-        for i in range(store.buckets)
-    ]
-    table = pd.concat(parts, ignore_index=True).set_index("customer_id")
+    known = pq.read_schema(path).names if path.exists() else []
+    require_columns([name for name in known if name != "customer_id"], columns)
+    if not len(ids):
+        return pd.DataFrame(columns=list(columns))
+    table = pd.concat([store.attributes(i, columns) for i in range(store.buckets)])
     return table.reindex(pd.Index(ids, dtype=object)).reset_index(drop=True)
 
 

@@ -237,18 +237,17 @@ class _Made:
 
     def _worth(self, own: Flags, cac: float) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        curve = [self._mean(own, m) for m in range(1, self.months[-1] + 1)]
         for m in self.months:
             ripe = own & self.brought.matured(m)
             found[f"realised_{m}m_customers"] = int(ripe.sum())
             if ripe.sum() >= FEWEST:
                 found |= _named(f"realised_{m}m", self._mean(ripe, m))
-            found |= _named(f"ltv_{m}m", self._mean(own, m))
-        last = self.months[-1]
+            found |= _named(f"ltv_{m}m", curve[m - 1])
         if cac > 0:
-            worth = self._mean(own, last)
-            found |= _named("ltv_to_cac", Interval(*(each / cac for each in worth)))
-            found |= _named("roi", Interval(*(each / cac - 1 for each in worth)))
-            found |= self._payback(own, cac)
+            found |= _named("ltv_to_cac", Interval(*(each / cac for each in curve[-1])))
+            found |= _named("roi", Interval(*(each / cac - 1 for each in curve[-1])))
+            found |= _payback(curve, cac)
         return found
 
     def _mean(self, own: Flags, m: int) -> Interval:
@@ -256,32 +255,13 @@ class _Made:
         value, ahead, sd = (each[own, m - 1] for each in self._parts())
         n = len(value)
         between = float(value.var(ddof=1)) if n > 1 else 0.0
-        middle = math.fsum(value)
-        shared = self.brought.common[m - 1] * abs(math.fsum(ahead))
+        middle = math.fsum(value.tolist())
+        shared = self.brought.common[m - 1] * abs(math.fsum(ahead.tolist()))
         whole = total(value, np.sqrt(between + sd**2), shared / abs(middle) if middle else 0.0)
         return Interval(*(each / n for each in whole))
 
     def _parts(self) -> tuple[Any, Any, Any]:
         return self.brought.value, self.brought.ahead, self.brought.sd
-
-    def _payback(self, own: Flags, cac: float) -> dict[str, Any]:
-        """The month in which a customer has brought what they cost; early and late by the interval.
-
-        Empty where it takes longer than the months that are looked at.
-        """
-        curves = [self._mean(own, m) for m in range(1, self.months[-1] + 1)]
-
-        def reached(values: Sequence[float]) -> float:
-            # A refund may take it away again: what counts is from when on it stays.
-            below = [i for i, value in enumerate(values) if value < cac]
-            month = below[-1] + 2 if below else 1
-            return month if month <= len(values) else math.nan
-
-        return {
-            "payback_month": reached([c.value for c in curves]),
-            "payback_month_low": reached([c.high for c in curves]),
-            "payback_month_high": reached([c.low for c in curves]),
-        }
 
     def _ahead(self, own: Flags) -> dict[str, Any]:
         """Value of the next months of all its customers together, with the total's own interval."""
@@ -294,8 +274,27 @@ class _Made:
                 spread, common = table[f"clv_{m}m_sd"], self.brought.common[m - 1]
                 found |= _named(f"ahead_{m}m", total(value, spread.to_numpy(np.float64), common))
             else:
-                found[f"ahead_{m}m"] = math.fsum(value)
+                found[f"ahead_{m}m"] = math.fsum(value.tolist())
         return found
+
+
+def _payback(curve: Sequence[Interval], cac: float) -> dict[str, Any]:
+    """The month in which a customer has brought what they cost; early and late by the interval.
+
+    `curve` is the value of the first 1, 2, ... months. Empty where it takes longer than these.
+    """
+
+    def reached(values: Sequence[float]) -> float:
+        # A refund may take it away again: what counts is from when on it stays.
+        below = [i for i, value in enumerate(values) if value < cac]
+        month = below[-1] + 2 if below else 1
+        return month if month <= len(values) else math.nan
+
+    return {
+        "payback_month": reached([each.value for each in curve]),
+        "payback_month_low": reached([each.high for each in curve]),
+        "payback_month_high": reached([each.low for each in curve]),
+    }
 
 
 def _named(name: str, found: Interval) -> dict[str, float]:

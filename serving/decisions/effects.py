@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from features.errors import InputError
+from serving.views.language import Note
 
 __all__ = ["LEVEL", "Balance", "Effect", "Measured", "adjusted", "compare", "measure"]
 
@@ -114,16 +115,25 @@ class Measured:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What speaks against a random division, in words; empty where nothing does."""
-        found = []
+        found = list[str]()
         if self.ratio_p is not None and self.ratio_p < SUSPICIOUS:
             found.append(
-                f"the control is {self.control_share:.2%} of the customers and was meant to be "
-                f"{self.intended_share:.2%}; chance does that once in {_odds(self.ratio_p)}"
+                Note.of(
+                    "notes.control",
+                    found=f"{self.control_share:.2%}",
+                    meant=f"{self.intended_share:.2%}",
+                    times=_odds(self.ratio_p),
+                )
             )
         limit = SUSPICIOUS / max(len(self.balance), 1)
         found += [
-            f"{one.name} differed between the arms before the campaign "
-            f"({one.treated:,.4g} and {one.control:,.4g}); chance does that once in {_odds(one.p)}"
+            Note.of(
+                "notes.differed",
+                name=one.name,
+                treated=f"{one.treated:,.4g}",
+                control=f"{one.control:,.4g}",
+                times=_odds(one.p),
+            )
             for one in self.balance
             if one.p < limit
         ]
@@ -148,7 +158,7 @@ class Measured:
 
 
 def _odds(p: float) -> str:
-    return f"{1 / p:,.0f}" if p > 1e-9 else "a billion or more"
+    return f"{1 / max(p, 1e-9):,.0f}"
 
 
 def compare(

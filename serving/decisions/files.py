@@ -15,12 +15,22 @@ import pyarrow.compute as pc
 from features import formats
 from features.errors import InputError
 from features.settings import Settings
-from serving import batch
+from serving import writing
 
-__all__ = ["KINDS", "horizon_of", "horizons", "neutral", "predictions", "read", "write"]
+__all__ = [
+    "KINDS",
+    "horizon_of",
+    "horizons",
+    "neutral",
+    "predictions",
+    "read",
+    "require_size",
+    "write",
+]
 
-KINDS: Final = (*batch.KINDS, ".xlsx")
+KINDS: Final = (*writing.KINDS, ".xlsx")
 ROWS: Final = 1_048_575  # of a worksheet, below its header
+SPARE: Final = 100  # rows of a worksheet that stand above or below its table
 MANY: Final = 20_000  # rows of a workbook from which it is not held in memory
 BLOCK: Final = 10_000  # rows that are laid out at a time
 NUMBER: Final = re.compile(
@@ -183,7 +193,7 @@ def write(
     InputError
         Another ending, too many rows for a worksheet, a place that cannot be written.
     """
-    batch.require_writable(out, KINDS)
+    writing.require_writable(out, KINDS)
     if out.suffix == ".xlsx":
         _workbook({sheet: frame, **(more or {})}, out)
         return
@@ -192,7 +202,7 @@ def write(
         for column in frame:
             if frame[column].map(lambda value: isinstance(value, str)).any():
                 frame[column] = frame[column].astype(object).map(neutral)
-    batch.write(frame, out)
+    writing.write(frame, out)
 
 
 def _workbook(tables: Mapping[str, pd.DataFrame], out: Path) -> None:
@@ -207,7 +217,7 @@ def _workbook(tables: Mapping[str, pd.DataFrame], out: Path) -> None:
     plain = {"strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False}
     # Row by row on disk, at the price of every text anew where some programs look for it once.
     plain["constant_memory"] = sum(len(table) for table in tables.values()) > MANY
-    with batch.replacing(out) as temporary:
+    with writing.replacing(out) as temporary:
         try:
             with xlsxwriter.Workbook(str(temporary), plain) as book:
                 # The moment of writing would make equal tables differ.
@@ -242,3 +252,19 @@ def _cell(page: Any, row: int, column: int, value: Any) -> None:
         page.write_number(row, column, value)
     else:
         page.write_string(row, column, str(value))
+
+
+def require_size(rows: int) -> None:
+    """Refuse what a worksheet cannot hold, before any work is done.
+
+    Raises
+    ------
+    InputError
+        More customers than rows.
+    """
+    most = ROWS - SPARE
+    if rows > most:
+        raise InputError(
+            f"A workbook takes {most:,} customers. Got {rows:,}. Report on a part of the "
+            "predictions, or write tables by clv value and clv segments as .csv or .parquet."
+        )

@@ -11,13 +11,13 @@ import pandas as pd
 
 from features.campaigns import Contacts, contacts
 from features.errors import InputError
+from features.reading import find_settings, read, settings_file
 from features.settings import Settings, written
 from serving.decisions import audiences, files, targets
 from serving.decisions.known import Known, OfStore
 from serving.decisions.targets import Chosen, Gain
 from training.fitting import Progress
 from training.intervals import total
-from training.run import find_settings, read, settings_file
 
 __all__ = [
     "Asked", "List", "Others", "Ranking", "audience_of", "composed", "cost_of", "listed",

@@ -8,7 +8,6 @@ then, and retention is what they did after it. It shows what goes together, not 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,6 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from features.errors import InputError
+from features.events import MEMBER, SCORE
 from features.spine import add_months
 from features.store import Events, Store
 from serving.decisions.campaigns import attributes
@@ -26,14 +26,10 @@ from serving.decisions.journeys import Journeys
 from serving.decisions.retention import FEWEST, by_group
 from serving.views.language import Note
 
-__all__ = ["KINDS", "Beside", "banded", "beside", "kinds"]
+__all__ = ["Beside", "banded", "beside", "kinds"]
 
 Floats = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.object_]
-SCORE: Final = re.compile(r"survey|score|nps|csat|rating|review", re.IGNORECASE)
-MEMBER: Final = re.compile(r"loyal|member|club|point|tier", re.IGNORECASE)
-#: Of the events that are looked at here, what their kind holds.
-KINDS: Final = f"{SCORE.pattern}|{MEMBER.pattern}"
 FEW: Final = 5  # different values that each stand for themselves
 MOST: Final = 20  # levels of a column
 NONE: Final = "none"

@@ -126,12 +126,12 @@ def acquisitions(
     """
     found = (known_people(store, until) if people is None else people).copy()
     cost, source = _shares(found, spend, text(until, store.zone)[:7], store.unit)
-    told = found.pop("told")
-    written = np.flatnonzero(told.notna().to_numpy())
-    paid = [_paid(value, store.unit) for value in told.iloc[written]]
-    given = np.array([i for i, money in zip(written, paid, strict=True) if money is not None], int)
-    cost[given] = [money for money in paid if money is not None]
-    source[given] = GIVEN
+    # Many have cost the same: what is written is read once.
+    place, written = pd.factorize(found.pop("told").to_numpy(object))
+    paid = [_paid(value, store.unit) for value in written]
+    money = np.array([each or 0 for each in paid] + [0], np.int64)
+    given = np.array([each is not None for each in paid] + [False])[place]
+    cost[given], source[given] = money[place][given], GIVEN
     found["cost"] = pd.array(cost, "Int64")
     found.loc[source == UNKNOWN, "cost"] = pd.NA
     names = ["customer_id", "channel", "month", "acquired", "first", "cost"]
@@ -172,7 +172,9 @@ def _people(store: Store, index: int, until: int) -> pd.DataFrame:
             channel=about["acquisition_channel"].to_numpy(object),
             told=about["acquisition_cost"].to_numpy(object),
         )
-        others = frame[~frame["customer_id"].isin(people.ids)]
+        unknown = np.ones(len(bucket), np.bool_)
+        unknown[people.place[people.place < len(bucket)]] = False
+        others = frame[unknown]
         frame = pd.concat([some, others], ignore_index=True) if len(others) else some
     first = frame["first"].to_numpy(np.int64)
     first = np.where(first < until, first, NEVER)

@@ -21,6 +21,7 @@ import pandas as pd
 
 from features import foreign, formats, side
 from features.errors import InputError
+from features.reading import Data
 from features.settings import Settings
 from features.spine import instant
 from features.store import Store, acquired_of
@@ -29,7 +30,6 @@ from serving.decisions.campaigns import attributes
 from serving.decisions.money import realised_before
 from serving.decisions.targets import numbers
 from training.intervals import Interval, total
-from training.run import Data
 
 __all__ = ["RULES", "Referrals", "links", "of_data", "referrals", "referred", "worth"]
 
@@ -99,7 +99,7 @@ def links(data: Data, store: Store, settings: Settings, until: int) -> pd.DataFr
         The table customers has no column referrer_id, or nobody has one.
     """
     attributes(store, [], ["referrer_id"])  # refuses what is missing
-    parts = [pd.read_parquet(store.people(i)) for i in range(store.buckets)]
+    parts = [store.attributes(i).reset_index() for i in range(store.buckets)]
     table = pd.concat(parts, ignore_index=True).sort_values("customer_id", ignore_index=True)
     table = table[acquired_of(table, len(table), store.zone) < until].reset_index(drop=True)
     given = table["referrer_id"].astype(object).where(table["referrer_id"].notna(), None)

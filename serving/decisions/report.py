@@ -34,10 +34,9 @@ from training.curves import Curves
 from training.fitting import Progress
 from training.grid import PROSPECT, WIN
 
-__all__ = ["TOP", "Report", "report", "require_size"]
+__all__ = ["TOP", "Report", "report"]
 
 TOP: Final = 500  # customers on the target list, unless asked
-SPARE: Final = 100  # rows of a worksheet that stand above or below its table
 KEPT: Final = 2_000_000  # order lines that are read once and stay in memory
 PARTS: Final = (
     "model",
@@ -183,22 +182,6 @@ def _figure(name: str, value: Any, unit: str, low: Any = None, high: Any = None)
 def _first(rows: pd.DataFrame, by: str, most: int) -> pd.DataFrame:
     """The first by a column, falling; equal ones stand by their id."""
     return rows.sort_values(by, ascending=False, kind="stable").head(most).reset_index(drop=True)
-
-
-def require_size(rows: int) -> None:
-    """Refuse what a worksheet cannot hold, before any work is done.
-
-    Raises
-    ------
-    InputError
-        More customers than rows.
-    """
-    most = files.ROWS - SPARE
-    if rows > most:
-        raise InputError(
-            f"A workbook takes {most:,} customers. Got {rows:,}. Report on a part of the "
-            "predictions, or write tables by clv value and clv segments as .csv or .parquet."
-        )
 
 
 def report(

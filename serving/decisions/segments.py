@@ -20,6 +20,7 @@ from serving.decisions import customers, rfm, rulebook
 from serving.decisions.campaigns import attributes
 from serving.decisions.rulebook import OTHER, Rulebook
 from serving.decisions.targets import numbers
+from serving.views.language import Note
 from training.grid import GROW, KEEP, NAMES, PROSPECT, REST, WIN, Grid, top, worth
 from training.intervals import total
 
@@ -282,11 +283,9 @@ def _unlike(predictions: pd.DataFrame, before: pd.DataFrame, scheme: Scheme) -> 
     versions = [str(table["model_version"].iloc[0]) for table in (before, predictions)]
     if versions[0] == versions[1]:
         return []
-    told = f"The two tables are of models {versions[0]} and {versions[1]}"
-    if scheme.name == "value-churn" and scheme.grid is None:
-        return [f"{told}, each with lines of its own; --value-from and --churn-from hold both to "
-                "the same"]  # fmt: skip
-    return [f"{told}: part of the moves may be theirs"]
+    own = scheme.name == "value-churn" and scheme.grid is None
+    key = "notes.models_lines" if own else "notes.models"
+    return [Note.of(key, before=versions[0], now=versions[1])]
 
 
 def _seen(predictions: pd.DataFrame, names: Names, months: int) -> tuple[float, float] | None:
@@ -356,7 +355,7 @@ def _figures(
 def _total(rows: pd.DataFrame, h: int) -> tuple[float, float, float]:
     value = rows[f"clv_{h}m"].to_numpy(np.float64)
     if f"clv_{h}m_sd" not in rows or rows.empty:
-        return math.fsum(value), math.nan, math.nan
+        return math.fsum(value.tolist()), math.nan, math.nan
     spread, common = (rows[f"clv_{h}m_{n}"].to_numpy(np.float64) for n in ("sd", "common"))
     return total(value, spread, float(common[0]))
 
@@ -371,7 +370,7 @@ def _drivers(rows: pd.DataFrame, h: int) -> dict[str, float]:
         for name in ("orders_per_month", f"order_value_{h}m", f"active_months_{h}m")
     )
     orders = pace * active
-    whole, money, months = (math.fsum(each) for each in (orders, orders * price, active))
+    whole, money, months = (math.fsum(each.tolist()) for each in (orders, orders * price, active))
     return {
         "orders_per_month": whole / months if months else math.nan,
         f"order_value_{h}m": money / whole if whole else math.nan,
@@ -381,7 +380,7 @@ def _drivers(rows: pd.DataFrame, h: int) -> dict[str, float]:
 
 def _mean(predictions: pd.DataFrame, column: str, here: npt.NDArray[np.bool_]) -> float:
     values = numbers(predictions, column)[here]
-    return math.fsum(values) / len(values) if len(values) else math.nan
+    return math.fsum(values.tolist()) / len(values) if len(values) else math.nan
 
 
 def _moves(frame: pd.DataFrame, earlier: pd.Series, order: Sequence[str]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,13 +30,17 @@ from features.settings import Settings
 from features.spine import Cutoffs, instant, text
 from features.store import Bucket, Store
 from serving.decisions.campaigns import Outcome, experiment
+from serving.decisions.ranking import Said
 from serving.decisions.targets import Gain
 from training import bundle, registry
 from training.golden import golden_rows, golden_values, require_same
 from training.members import Booster
 from training.samples import each_bucket
 
-__all__ = ["Curve", "Uplift", "curve", "fit", "learn", "load", "of_campaign", "save", "uplifted"]
+__all__ = [
+    "Curve", "Uplift", "curve", "fit", "learn", "load", "of_campaign", "require_money",
+    "said", "save", "uplifted",
+]  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -282,9 +286,16 @@ def learn(
 
 
 def _rows(
-    store: Store, ids: pd.Series[Any], ts: pd.Series[Any], words: Catalogue
+    store: Store,
+    ids: pd.Series[Any],
+    ts: pd.Series[Any],
+    words: Catalogue,
+    turned: Callable[[Floats], Floats] = lambda values: values,
 ) -> tuple[Ints, Floats]:
-    """Places among `ids` of those with an order before their contact, and their features."""
+    """Places among `ids` of those with an order before their contact, and their features.
+
+    `turned` makes of each part's features what is wanted of them, so that nobody holds them all.
+    """
     moments = sorted(set(ts.tolist()))
     if len(moments) > DAYS:
         # Seen is what came before the day of the contact: never more than before the contact.
@@ -303,7 +314,7 @@ def _rows(
         rows = behaviour.build(bucket, cutoffs, words)
         keys = pd.MultiIndex.from_arrays([rows.ids[rows.who], cutoffs.times[rows.cut]])
         at = index.get_indexer(keys)
-        return at[at >= 0].astype(np.int64), rows.values[at >= 0]
+        return at[at >= 0].astype(np.int64), turned(rows.values[at >= 0])
 
     parts = each_bucket(store, one, 1)
     place, values = np.concatenate([p for p, _ in parts]), np.concatenate([v for _, v in parts])
@@ -311,46 +322,53 @@ def _rows(
     return place[order], values[order]
 
 
-def uplifted(model: Uplift, predictions: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, Gain]:
-    """The predictions with a column uplift, and the gain it means; who has no order yet gains 0.
+def require_money(model: Uplift) -> Uplift:
+    """The model, if it is of money.
 
     Raises
     ------
     InputError
-        The model is not of money in the currency of the data.
+        It is of something else.
     """
     if model.outcome != "margin":
         raise InputError(
             f"--uplift must be a model of margin, to be set against the cost of a contact. Got one "
             f"of {model.outcome}. Fit it by clv measure --outcome margin --fit-uplift FOLDER."
         )
+    return model
+
+
+def said(model: Uplift, predictions: pd.DataFrame, store: Store) -> Said:
+    """What the model says of the customers of `predictions` at their moment.
+
+    Raises
+    ------
+    InputError
+        The model is not of money.
+    """
+    require_money(model)
     as_of = instant(str(predictions["as_of"].iloc[0]), store.zone)
     moments = pd.Series(np.full(len(predictions), as_of))
-    place, values = _rows(store, predictions["customer_id"], moments, catalogue(model.vocabulary))
-    away = np.zeros(len(predictions))
-    known = np.zeros(len(predictions), bool)
-    known[place] = True
-    slope = min(max(model.line[1], 0.0), 1.0)
-    away[place] = model.raw_uplift(values) - model.centre
-    gain = np.where(known, model.line[0] + slope * away, 0.0)
-    (a, b), (_, c) = model.covariance
-    c = c if slope else 0.0
-    b = b if slope else 0.0
-    sd = np.sqrt(np.maximum(a + 2 * away * b + away**2 * c, 0.0)) * known
 
-    def whole(rows: npt.NDArray[np.intp]) -> float:
-        """Standard deviation of the sum: all customers stand on the same line."""
-        n, reach = int(known[rows].sum()), math.fsum(away[rows])
-        return math.sqrt(max(n**2 * a + 2 * n * reach * b + reach**2 * c, 0.0))
+    def trees(values: Floats) -> Floats:
+        return model.raw_uplift(values) if len(values) else np.zeros(0)
 
-    sure = "" if model.telling else (
-        "; in that campaign customers could not be told apart by what a contact changed in them, "
-        "so the ranking means little"
-    )  # fmt: skip
-    told = f"the uplift measured in campaign {model.campaign}{sure}"
-    return predictions.assign(uplift=gain), Gain(
-        gain, sd, 0.0, told, f"{model.days} days", whole=whole
-    )
+    words = catalogue(model.vocabulary)
+    place, values = _rows(store, predictions["customer_id"], moments, words, trees)
+    away = np.full(len(predictions), np.nan)
+    away[place] = values - model.centre
+    return Said(away, model.line, model.covariance, model.telling, model.campaign, model.days)
+
+
+def uplifted(model: Uplift, predictions: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, Gain]:
+    """The predictions with a column uplift, and the gain it means: `said` and then `Said.ranked`.
+
+    Raises
+    ------
+    InputError
+        The model is not of money.
+    """
+    return said(model, predictions, store).ranked(predictions)
 
 
 def save(model: Uplift, folder: Path) -> None:

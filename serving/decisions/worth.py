@@ -261,8 +261,9 @@ def _past(
 ) -> tuple[pd.DataFrame, tuple[int, int]]:
     """What `names` brought before `until`, and how many others how much margin."""
     everybody = realised_before(store, until, margin)
-    rest = everybody[~everybody.index.isin(names)]
-    found = everybody.reindex(names, fill_value=0)
+    asked = pd.Index(names, dtype=object)
+    rest = everybody[asked.get_indexer(everybody.index) < 0]
+    found = everybody.reindex(asked, fill_value=0)
     return found, (len(rest), int(rest["margin"].sum()))
 
 

@@ -9,6 +9,7 @@ own, reached by `OWN` alone: who asks the API does not meet it.
     reading    the pages that are read
     building   the pages that make lists, and campaigns; choosing reads their form
     prepared   what all pages show, worked out by preparing in a process of its own
+    gallery    the report's pictures, drawn there too; pictures places one customer's orders
     lists      a list as the command makes it; saved keeps it and hands it out
 """
 

@@ -13,6 +13,7 @@ from serving.desk import choosing
 from serving.desk.choosing import Form
 from serving.desk.frame import PRIVATE, SAFE, Page, Pages, Visit, link
 from serving.desk.prepared import Prepared
+from serving.views.language import Note
 
 __all__ = ["PAGES"]
 
@@ -26,6 +27,11 @@ ERRORS: Final = {
     "A worksheet at the desk": ("list", "desk.lists.e_sheet"),
     "Contacts at the desk": ("list", "desk.lists.e_contacts"),
     "The files of a list": ("list", "desk.lists.e_files"),
+    "A list must be free": ("list", "desk.lists.e_locked"),
+    "The folder of lists": ("list", "desk.lists.e_folder"),
+    "The name of a list must be new": ("name", "desk.lists.e_taken"),
+    "A file for": ("list", "desk.lists.e_people"),
+    "Somebody on the list must agree": ("list", "desk.lists.e_agree"),
 }
 TYPES: Final = {
     ".csv": "text/csv; charset=utf-8",
@@ -72,6 +78,7 @@ def build(visit: Visit) -> Response:
         choices = Choices(top=TOP, segment=(visit.query["segment"],))
     form = choosing.blank(choices, visit.say)
     form.wrong |= wrong
+    choosing.require_offered(form, shown, visit.say)
     return _built(visit, shown, None, form)
 
 
@@ -102,7 +109,7 @@ def _told(visit: Visit, error: str) -> tuple[str, str]:
     for start, (place, key) in ERRORS.items():
         if error.startswith(start):
             return place, visit.say(key)
-    return "list", error
+    return "list", visit.told(error)
 
 
 def _usual_cost(visit: Visit) -> float:
@@ -232,7 +239,7 @@ def delete(visit: Visit) -> Response:
     try:
         saved.delete(found, visit.person.name)
     except InputError as error:
-        return _list(visit, found, str(error), 422)
+        return _list(visit, found, _told(visit, str(error))[1], 422)
     return visit.go(link("/desk/lists", deleted=found.name))
 
 
@@ -245,7 +252,11 @@ def campaigns(visit: Visit) -> Response:
     if shown is None:
         return visit.page("waiting.html")
     lacking = shown.missing.get("campaigns")
-    return visit.page("campaigns.html", rows=shown.table("campaigns"), lacking=lacking)
+    rows = [
+        row | {"warnings": [Note.back(each) for each in row["warnings"]]}
+        for row in shown.table("campaigns") or ()
+    ]
+    return visit.page("campaigns.html", rows=rows, lacking=lacking)
 
 
 PAGES: Pages = (

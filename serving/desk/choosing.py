@@ -15,7 +15,7 @@ from serving.desk.lists import KINDS, RANKINGS, Choices
 from serving.desk.prepared import Prepared
 from serving.views.language import Words
 
-__all__ = ["SEVERAL", "Form", "blank", "read"]
+__all__ = ["SEVERAL", "Form", "blank", "read", "require_offered"]
 
 #: Fields of several values, each a box of its own: ``segment.Grow``.
 SEVERAL: Final = ("segment", "acquisition_channel", "country", "evidence")
@@ -48,6 +48,13 @@ def blank(choices: Choices, say: Words) -> Form:
             form.text[name] = str(value)
     form.text["size"] = "top" if choices.budget is None else "budget"
     return form
+
+
+def require_offered(form: Form, shown: Prepared, say: Words) -> None:
+    """Take back a ranking by uplift where no model tells of it, and say so in the form."""
+    if form.text.get("ranking") == "uplift" and shown.table("uplift") is None:
+        form.text["ranking"] = RANKINGS[0]
+        form.wrong.setdefault("ranking", say("desk.lists.e_uplift"))
 
 
 def _typed(value: float, say: Words) -> str:
@@ -85,6 +92,7 @@ def read(query: Mapping[str, str], shown: Prepared, say: Words) -> tuple[Choices
         campaign=reader.plain("campaign"), on=reader.day("on"),
         horizon=reader.months("horizon", shown), kind=reader.one_of("kind", KINDS),
     )  # fmt: skip
+    require_offered(form, shown, say)
     for low, high in BOUNDS:
         ends = getattr(choices, low), getattr(choices, high)
         if None not in ends and ends[0] > ends[1]:

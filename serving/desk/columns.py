@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from serving import lookup
-from serving.batch import replacing
+from serving.writing import replacing
 
 __all__ = ["Columns", "write"]
 

@@ -21,11 +21,13 @@ from markupsafe import Markup, escape
 from starlette.responses import Response
 
 from features.rules import minor_digits
+from serving.desk.gallery import Pictures
 from serving.desk.prepared import Prepared, Source
 from serving.desk.session import Person, Sessions, Tries
-from serving.views.language import LANGUAGES, Words, slug, words
+from serving.views.language import LANGUAGES, Note, Words, slug, words
 
 __all__ = [
+    "DRAWN",
     "LANGUAGE",
     "PRIVATE",
     "SAFE",
@@ -43,7 +45,7 @@ __all__ = [
 
 LANGUAGE: Final = "clv_language"  # the cookie
 HTML: Final = "text/html; charset=utf-8"
-COMMAND: Final = re.compile(r"clv [a-z]+(?: --[a-z]+| [A-Z]{3,}| latest| \d+)*")
+COMMAND: Final = re.compile(r"clv [a-z]+(?: --[a-z]+(?:-[a-z]+)*| [A-Z]{2,}| latest| \d+)*")
 #: On every answer. Forms and all else come from here and go nowhere else.
 SAFE: Final = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
@@ -57,6 +59,11 @@ SAFE: Final = {
     "cross-origin-resource-policy": "same-origin",
 }
 PRIVATE: Final = {"cache-control": "no-store"}
+#: Of a picture, which has its look within: nothing is loaded and nothing runs, opened alone too.
+DRAWN: Final = SAFE | {
+    "content-security-policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "sandbox; frame-ancestors 'none'",
+}
 TYPES: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
                 ".svg": "image/svg+xml"}  # fmt: skip
 
@@ -150,7 +157,17 @@ class Visit:
             return self.say(key)
         if part == "categories":
             return self.say("desk.lacking.categories")
-        return self.say("desk.lacking.other", why=reason.text)
+        return self.say("desk.lacking.other", why=self.told(reason.text))
+
+    def told(self, text: str) -> str:
+        """A note in the visitor's language; any other text as English, which it is."""
+        own = self.say.told(text)
+        return own if isinstance(text, Note) else self.say("desk.show.english", text=own)
+
+    @cached_property
+    def pictures(self) -> Pictures | None:
+        """The pictures in the visitor's language by name; None while they are being drawn."""
+        return {} if self.prepared is None else self.prepared.pictures(self.language)
 
     @cached_property
     def notices(self) -> list[str]:
@@ -161,7 +178,7 @@ class Visit:
             if status.state == "preparing":
                 said.append(self.say("desk.notice.preparing", date=day))
             elif status.state == "failed":
-                why = status.message or ""
+                why = self.told(status.message or "")
                 said.append(self.say("desk.notice.failed", date=day, why=why))
         if self.desk.live.status().get("degraded"):
             said.append(self.say("desk.notice.degraded"))
@@ -239,7 +256,8 @@ class Shown:
     def date(self, day: str | None) -> str:
         """A day; text that is none stays as it is."""
         try:
-            return self._say.date(day) if day else self._none
+            # No line ends within a day, neither at a blank nor behind a hyphen.
+            return _held(self._say.date(day)).replace("-", "-\u2060") if day else self._none
         except (ValueError, IndexError):
             return str(day)
 
@@ -301,6 +319,18 @@ def commands(text: str) -> Markup:
     return made
 
 
+def arguments(text: str) -> Markup:
+    """A command whose words are not broken at their hyphens, whatever width there is."""
+    return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in text.split(" "))
+
+
+def soft(text: str, say: Words) -> str:
+    """A heading whose long words may be broken where its language does, should room be scarce."""
+    for word in say("desk.frame.breaks").split():
+        text = text.replace(word.replace("|", ""), word.replace("|", "\u00ad"))
+    return text
+
+
 def warm() -> None:
     """Compile the templates, which takes longer than to fill them: nobody is to wait for it."""
     for name in _templates().list_templates():
@@ -315,7 +345,7 @@ def _templates() -> Environment:
         trim_blocks=True, lstrip_blocks=True, auto_reload=False,
     )  # fmt: skip
     made.globals |= {"static": address, "link": link, "spoken": _spoken}
-    made.filters["commands"] = commands
+    made.filters |= {"commands": commands, "arguments": arguments, "soft": soft}
     return made
 
 

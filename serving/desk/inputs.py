@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving.configured import settings_of
-from training import tracking
+from training import bundle, tracking
 
 __all__ = ["FORMAT", "Inputs", "place"]
 
-FORMAT: Final = 1  # of the folder; another one is not read
+FORMAT: Final = 2  # of the folder; another one is not read
 
 
 def place() -> Path:
@@ -24,11 +24,12 @@ def place() -> Path:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tables that are shown: predictions, and the data where they are named."""
+    """What is shown: predictions, and where they are named the data and an uplift model."""
 
     table: Path
     data: str | None = None
     config: Path | None = None
+    uplift: Path | None = None  # a folder of `serving.decisions.uplift.save`
 
     @property
     def settings(self) -> Path | None:
@@ -41,7 +42,8 @@ class Inputs:
         file = self.table.absolute()
         table = file.parents[1] if file.parent.name.startswith("as_of=") else file
         data = str(Path(self.data).absolute()) if self.data and self._local else self.data
-        return _digest([str(table), data, str(self.config)])[:16]
+        lift = [str(self.uplift.absolute())] if self.uplift else []
+        return _digest([str(table), data, str(self.config), *lift])[:16]
 
     @property
     def _local(self) -> bool:
@@ -54,13 +56,17 @@ class Inputs:
         ------
         OSError
             One of them is gone.
+        InputError
+            The uplift model is, or the settings name a place that there is not.
         """
         found = [self.table.absolute(), *([self.settings] if self.settings else [])]
         if self.data is not None and self._local:
             found += sorted(_files(Path(self.data)))
         stats = [(str(file), file.stat()) for file in found]
         told = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-        return _digest([FORMAT, version("clv"), self.data, self.family, told])[:24]
+        # Its manifest pins every byte of the model, at whatever time it was written.
+        lift = [bundle.digest(self.uplift)] if self.uplift else []
+        return _digest([FORMAT, version("clv"), self.data, self.family, told, *lift])[:24]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -68,6 +74,7 @@ class Inputs:
             "table": str(self.table.absolute()),
             "data": self.data,
             "config": str(self.config) if self.config else None,
+            "uplift": str(self.uplift.absolute()) if self.uplift else None,
         }
 
 

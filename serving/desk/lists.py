@@ -25,12 +25,13 @@ from serving.decisions import winback
 from serving.decisions.audiences import FORMATS
 from serving.decisions.known import Known
 from serving.decisions.listing import Asked, List, Others, Ranking, composed, cost_of
+from serving.decisions.ranking import Said
 from serving.decisions.targets import Gain, kept_gain
 from serving.desk.prepared import Prepared
 
 __all__ = ["KINDS", "RANKINGS", "Choices", "compose", "left_out"]
 
-RANKINGS: Final = ("keep", "winback", "prospects")
+RANKINGS: Final = ("keep", "winback", "prospects", "uplift")
 KINDS: Final = ("csv", *FORMATS)
 
 
@@ -124,8 +125,10 @@ class Choices:
             on=self.on, where=self.where(months),
         )  # fmt: skip
 
-    def command(self, data: str, table: str, out: str, months: int) -> list[str]:
-        """The words of the command that writes the same list."""
+    def command(
+        self, data: str, table: str, out: str, months: int, uplift: str = "FOLDER"
+    ) -> list[str]:
+        """The words of the command that writes the same list; `uplift` is its model's folder."""
         asked = self.asked(months)
         name = "winback" if self.ranking == "winback" else "target"
         words = ["clv", name, data, "--predictions", table, "--out", out]
@@ -141,9 +144,9 @@ class Choices:
                 words += [f"--{option}={value}"]
         for option, values in (("exclude", asked.exclude), ("where", asked.where)):
             words += [f"--{option}={value}" for value in values]
-        if self.ranking == "winback":
-            words.append("--no-test")
-        return [*words, "--prospects"] if self.ranking == "prospects" else words
+        own = {"winback": ["--no-test"], "prospects": ["--prospects"]}
+        own["uplift"] = [f"--uplift={uplift}"]
+        return [*words, *own.get(self.ranking, [])]
 
 
 def compose(
@@ -161,7 +164,7 @@ def compose(
     """
     asked = choices.asked(choices.horizon or shown.months)
     cost = cost_of(asked, file, settings)
-    rank, others = _ranking(choices.ranking)
+    rank, others = _ranking(choices.ranking, shown)
     measured = bool(choices.campaign.strip()) and choices.control > 0
     made = composed(
         shown.base.frame(), asked, rank, shown, settings, cost, others, with_contacts=measured,
@@ -170,13 +173,25 @@ def compose(
     return made, asked
 
 
-def _ranking(name: str) -> tuple[Ranking, Others]:
+def _ranking(name: str, shown: Prepared) -> tuple[Ranking, Others]:
     """How a list is ranked, and whom that leaves out."""
     if name == "winback":
         return _back, _lapsed
     if name == "prospects":
         return _waiting, lambda table, _: waiting.others(table, True)
-    return _kept, lambda table, _: waiting.others(table, False)
+    said = _said(shown) if name == "uplift" else None
+    rank = _kept if said is None else lambda table, *_: said.ranked(table)
+    return rank, lambda table, _: waiting.others(table, False)
+
+
+def _said(shown: Prepared) -> Said:
+    told = shown.table("uplift")
+    if told is None:
+        raise InputError(
+            "A ranking by uplift must be told by a model. Got none. Start the service with "
+            "--uplift FOLDER, which clv measure --fit-uplift wrote."
+        )
+    return Said.of(shown.more.numbers("uplift_away"), told)
 
 
 def _kept(

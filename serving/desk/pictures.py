@@ -1,18 +1,18 @@
-"""Where the marks of a picture stand: geometry alone, in a frame of so many units.
+"""Where the marks of one customer's orders stand: geometry alone, in a frame of so many units.
 
-The templates draw them as SVG with words that screen readers read, beside the table of the same
-numbers; colours are those of the page, so that dark pages have dark pictures.
+The template draws them as SVG with words that screen readers read, beside the table of the same
+numbers; colours are those of the page, so that dark pages have dark pictures. What is told of many
+customers is drawn beforehand, see `serving.desk.gallery`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
-__all__ = ["Bars", "History", "Span", "history", "spans"]
+__all__ = ["Bars", "History", "history"]
 
 WIDTH: Final = 720.0
 HEIGHT: Final = 220.0
@@ -68,26 +68,3 @@ def history(orders: Sequence[Mapping[str, Any]], as_of: str) -> History | None:
              for year in range(first + 1, date.fromordinal(end).year + 1)]  # fmt: skip
     left, right = (date.fromordinal(day).isoformat() for day in (begin, end))
     return History(bars, line, years, up, left, right)
-
-
-@dataclass(frozen=True)
-class Span:
-    """A row of a picture of intervals, in shares of its width; None where it is not known."""
-
-    name: str
-    middle: float | None
-    low: float | None
-    high: float | None
-    mark: float | None  # another number on the same scale, such as a cost
-
-
-def spans(rows: Sequence[tuple[str, float | None, float | None, float | None, float | None]]
-          ) -> list[Span]:  # fmt: skip
-    """Rows of (name, middle, low, high, mark) on one scale from 0 to the largest of all."""
-    numbers = [value for row in rows for value in row[1:] if value is not None]
-    most = max((abs(value) for value in numbers if math.isfinite(value)), default=0.0) or 1.0
-
-    def share(value: float | None) -> float | None:
-        return None if value is None else round(min(1.0, max(0.0, value / most)), 4)
-
-    return [Span(name, *(share(value) for value in values)) for name, *values in rows]

@@ -6,6 +6,7 @@
     CLV_HOME/desk/KEY/more.arrow     what the pages know beside: segment, days since the last order
     CLV_HOME/desk/KEY/people.arrow   the table customers in the order of these rows
     CLV_HOME/desk/KEY/*.npy          orders: where a customer's begin, day, amount
+    CLV_HOME/desk/KEY/pictures/      see `serving.desk.gallery`
 
 ``KEY`` names the inputs as they are now, so newer ones are noticed; until they are worked out, in a
 process of its own, the folder before them is shown. `serving.desk.preparing` writes it.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -30,11 +32,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.errors import InputError
-from serving.batch import replacing
 from serving.configured import settings_of
+from serving.desk import gallery
 from serving.desk.columns import Columns
 from serving.desk.inputs import FORMAT, Inputs, place
 from serving.lookup import newest
+from serving.views.language import Note
+from serving.writing import replacing
 from training import tracking
 
 __all__ = ["FORMAT", "Inputs", "Prepared", "Reason", "Source", "Status", "forget", "place"]
@@ -46,7 +50,7 @@ ABOUT, FAILED, LOCK = "about.json", "failed.json", ".lock"
 
 
 class Reason(NamedTuple):
-    """Why a part is missing: a short code, and in English what to add.
+    """Why a part is missing: a short code, and what to add, a note or in English.
 
     Codes: ``no_data``, ``no_spend``, ``no_contacts``, ``no_customers``, ``no_before``, ``pending``
     (still being worked out) and ``other``.
@@ -60,7 +64,7 @@ class Status(NamedTuple):
     """How it stands: nothing to show yet, shown while a newer one is made, ready, or failed."""
 
     state: Literal["nothing", "preparing", "ready", "failed"]
-    message: str | None = None  # in one line
+    message: str | None = None  # in one line, a note or in English
 
 
 class Prepared:
@@ -71,6 +75,7 @@ class Prepared:
         self.about: Mapping[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if self.about.get("format") != FORMAT:
             raise ValueError("another format")
+        self._pictures: dict[str, gallery.Pictures] = {}
 
     # Of the whole
 
@@ -109,14 +114,30 @@ class Prepared:
         """Whether the data are worked out too; until then only the predictions are."""
         return bool(self.about["whole"])
 
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do: all tables are there, and their pictures."""
+        lacking = [each for each in self.about["pictures"] if self.pictures(each) is None]
+        return self.whole and not lacking
+
+    def pictures(self, language: str) -> gallery.Pictures | None:
+        """The pictures of a language by name, see `Picture`; None while they are being drawn."""
+        if language not in self.about["pictures"]:
+            return {}
+        found = self._pictures.get(language)
+        if found is None and (found := gallery.shown(self.folder, language)) is not None:
+            self._pictures[language] = found
+        return found
+
     @cached_property
     def missing(self) -> dict[str, Reason]:
         """What there is not, and why.
 
         Parts: history, customers, channels, retention, model, campaigns, changes, contacts,
-        categories.
+        categories; uplift where a model of it was named.
         """
-        return {part: Reason(*told) for part, told in self.about["missing"].items()}
+        missing = self.about["missing"]
+        return {part: Reason(code, Note.back(told)) for part, (code, told) in missing.items()}
 
     @cached_property
     def tables(self) -> dict[str, Any]:
@@ -124,8 +145,8 @@ class Prepared:
 
         figures, segments, migration, categories, changes (one row), rises, falls, channels,
         channels_about and retention (mappings), summary, quality, tracking, slices, campaigns,
-        levels (the values that a list may be asked by, by column); those that are missing are not
-        there.
+        test (of the model: when, on whom), levels (the values that a list may be asked by, by
+        column), uplift (`serving.decisions.ranking.Said`); those that are missing are not there.
         """
         found: dict[str, Any] = json.loads(
             (self.folder / "tables.json").read_text(encoding="utf-8")
@@ -176,10 +197,9 @@ class Prepared:
             return None
         row: dict[str, Any] = dict.fromkeys(("reasons", "segment_before", "days_since_order"))
         row |= self.base.row(place) | self.more.row(place)
-        row.pop("last_contact", None)
-        with contextlib.suppress(
-            ValueError, TypeError
-        ):  # a table that others wrote may hold anything
+        for own in ("last_contact", "uplift_away"):
+            row.pop(own, None)
+        with contextlib.suppress(ValueError, TypeError):  # others' tables may hold anything
             row["reasons"] = json.loads(row.get("reasons") or "null")
         return row
 
@@ -260,10 +280,14 @@ class Source:
     table : a file of predictions, or the folder in which batches are kept.
     data : the orders and what lies beside them, None where they are not named.
     config : the settings, by default those beside the data.
+    uplift : the folder of an uplift model, None where none is named.
     """
 
-    def __init__(self, table: Path, data: str | None = None, config: Path | None = None) -> None:
-        self._given = (table, data, config)
+    def __init__(
+        self, table: Path, data: str | None = None, config: Path | None = None,
+        uplift: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._table, self._given = table, (data, config, uplift)
         self._lock = threading.Lock()
         self._looked = -LOOK
         self._seen: tuple[str, int] | None = None  # folder and time of what is shown
@@ -285,8 +309,7 @@ class Source:
     @property
     def settings(self) -> Path | None:
         """The settings file, as it is found now."""
-        _, data, config = self._given
-        return settings_of(data, config)
+        return settings_of(*self._given[:2])
 
     def warning(self) -> str | None:
         """A line for those who watch over the service, None where all is well."""
@@ -306,13 +329,12 @@ class Source:
     def _look(self) -> None:
         if self._shown is not None and not (self._shown.folder / ABOUT).exists():
             self._shown = self._seen = None  # somebody was erased: the rest of it goes too
-        table, data, config = self._given
         try:
-            file = newest(table)
+            file = newest(self._table)
             if file is None:
                 self._wanted = None
                 return
-            inputs = Inputs(file, data, config)
+            inputs = Inputs(file, *self._given)
             self._wanted = inputs.key()
         except (OSError, InputError) as error:
             self._failure = str(error).splitlines()[0]
@@ -320,9 +342,12 @@ class Source:
         folder = place() / self._wanted
         self._show(folder, inputs.family)
         self._failure = None
-        if self._shown is not None and self._shown.key == self._wanted and self._shown.whole:
+        shown = self._shown if self._shown and self._shown.key == self._wanted else None
+        if shown and shown.complete:
             return
-        self._failure, recent = _failure(folder)
+        why, recent = _failure(folder)
+        # Where all figures are there, pictures alone are lacking: nothing to warn of.
+        self._failure = None if shown and shown.whole else why
         busy = self._thread is not None and self._thread.is_alive()
         if not recent and not busy:
             self._thread = threading.Thread(target=_work, args=(inputs, folder), daemon=True)
@@ -348,7 +373,7 @@ def _failure(folder: Path) -> tuple[str | None, bool]:
     path = folder / FAILED
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        return str(told["message"]), time.time() - path.stat().st_mtime < RETRY
+        return Note.back(told["message"]), time.time() - path.stat().st_mtime < RETRY
     except (OSError, ValueError, KeyError, TypeError):
         return None, False
 
@@ -380,7 +405,7 @@ def _work(inputs: Inputs, folder: Path) -> None:
         if not tracking.try_lock(descriptor):
             return
         try:
-            if not Prepared(folder).whole:
+            if not Prepared(folder).complete:
                 _child(inputs, folder)
         except (OSError, ValueError, KeyError):
             _child(inputs, folder)
@@ -392,7 +417,10 @@ def _child(inputs: Inputs, folder: Path) -> None:
     """Work in a process of its own, whose memory is given back; it ends when we do."""
     root = str(Path(__file__).parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "CLV_HOME": str(_home())}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "CLV_HOME": str(tracking.home()),
+    }
     told = json.dumps({**inputs.as_dict(), "folder": str(folder)}).encode() + b"\n"
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "serving.desk.preparing"], env=environment,
@@ -405,23 +433,18 @@ def _child(inputs: Inputs, folder: Path) -> None:
             process.stdin.flush()
         code = process.wait()
     if code and not (folder / FAILED).exists():
-        fail(folder, f"The tables of the desk could not be worked out (exit code {code}).")
-
-
-def _home() -> Path:
-    return tracking.home()
+        fail(folder, Note.of("desk.waiting.ended", code=code))
 
 
 def fail(folder: Path, message: str) -> None:
     """Leave word that the inputs could not be worked out."""
     with contextlib.suppress(InputError), replacing(folder / FAILED) as temporary:
-        temporary.write_text(json.dumps({"message": message}), encoding="utf-8")
+        kept = Note.kept(message if isinstance(message, Note) else message.splitlines()[0])
+        temporary.write_text(json.dumps({"message": kept}), encoding="utf-8")
 
 
 def forget() -> None:
     """Remove all that is worked out: after a customer was erased, it is made anew without them."""
-    import shutil
-
     for folder in place().glob("*/"):
         with contextlib.suppress(OSError):
             (folder / ABOUT).unlink(missing_ok=True)  # first, so that nobody opens half of it

@@ -15,7 +15,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -28,18 +28,19 @@ from features.errors import ClvError
 from features.settings import load as load_settings
 from features.spine import instant
 from features.store import Store
-from serving.batch import replacing
 from serving.decisions import customers, files, overview, segments
 from serving.decisions.changes import changes
 from serving.decisions.histories import histories
 from serving.decisions.known import last_contacts
 from serving.decisions.prospects import waiting
-from serving.decisions.report import report
+from serving.decisions.report import Report, report
 from serving.decisions.segments import Lines, Scheme, Segmented
-from serving.desk import columns
+from serving.desk import columns, gallery
 from serving.desk.inputs import FORMAT, Inputs, place
-from serving.desk.prepared import ABOUT, FAILED, KEPT, Reason, fail, family_of
+from serving.desk.prepared import ABOUT, FAILED, KEPT, Prepared, Reason, fail, family_of
 from serving.lookup import latest
+from serving.views.language import LANGUAGES, Note
+from serving.writing import replacing
 from training import tracking
 
 __all__ = ["attempt", "prepare"]
@@ -54,8 +55,8 @@ PENDING: Final = Reason("pending", "The data are being read.")
 OF_DATA: Final = ("history", "customers", "channels", "retention", "model", "campaigns", "contacts")
 
 
-def prepare(inputs: Inputs, folder: Path) -> None:
-    """Work out everything of `inputs` in `folder`.
+def prepare(inputs: Inputs, folder: Path, languages: Sequence[str] | None = None) -> None:
+    """Work out everything of `inputs` in `folder`, pictures in `languages` (all) after all else.
 
     Raises
     ------
@@ -63,29 +64,32 @@ def prepare(inputs: Inputs, folder: Path) -> None:
         The predictions or the data cannot be read.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    work = _Work(inputs, folder)
+    work = _Work(inputs, folder, LANGUAGES if languages is None else languages)
     work.of_predictions()
     if inputs.data is not None:
         try:
             work.of_data(inputs.data)
         except ClvError as error:
-            work.without_data(str(error))
+            work.without_data(Note.why(error))
             raise
     (folder / FAILED).unlink(missing_ok=True)
     _sweep(folder, inputs.family)
+    work.draw()
 
 
 class _Work:
     """What has been worked out so far."""
 
-    def __init__(self, inputs: Inputs, folder: Path) -> None:
-        self.inputs, self.folder = inputs, folder
+    def __init__(self, inputs: Inputs, folder: Path, languages: Sequence[str]) -> None:
+        self.inputs, self.folder, self.languages = inputs, folder, languages
+        self.report: Report | None = None
         self.settings = load_settings(inputs.settings)
         self.predictions = files.predictions(inputs.table)
         self.months = files.horizon_of(self.predictions, None)
         self.as_of = str(self.predictions["as_of"].iloc[0])
         self.tables: dict[str, Any] = {}
         self.missing: dict[str, Reason] = {}
+        self.parts = OF_DATA if inputs.uplift is None else (*OF_DATA, "uplift")
         self.more: dict[str, Any] = {}
         self.unit, self.zone = 1, self.settings.business.time_zone
         self.channels: list[str] = []  # whose consent is known
@@ -99,14 +103,14 @@ class _Work:
         self.tables["levels"] = self._levels(self.predictions, ("segment", "evidence"))
         self._attempt("changes", self._changes)
         absent = NO_DATA if self.inputs.data is None else PENDING
-        self.missing |= dict.fromkeys(OF_DATA, absent)
+        self.missing |= dict.fromkeys(self.parts, absent)
         self._put(whole=self.inputs.data is None)
 
     def of_data(self, data: str) -> None:
         """What the orders, and the tables beside them, tell."""
-        from training.run import read
+        from features.reading import read
 
-        for part in OF_DATA:
+        for part in self.parts:
             self.missing.pop(part)
         there = formats.tables(data, self.settings)
         spend = campaigns.spend(data, self.settings) if "spend" in there else None
@@ -122,18 +126,27 @@ class _Work:
                 self.missing |= dict.fromkeys(
                     ("campaigns", "contacts"), Reason("no_contacts", told)
                 )
+            if self.inputs.uplift is not None:
+                folder = self.inputs.uplift
+                self._attempt("uplift", lambda: self._uplift(store, folder))
         self._put(whole=True)
+
+    def draw(self) -> None:
+        """The pictures, which take longest: every page is there without them."""
+        if self.report is not None:
+            for language in self.languages:
+                gallery.draw(self.report, self.folder, language, (self.folder / ABOUT).exists)
 
     def without_data(self, why: str) -> None:
         """Say of all that the data would tell why it is missing."""
-        self.missing |= dict.fromkeys(OF_DATA, Reason("other", why))
+        self.missing |= dict.fromkeys(self.parts, Reason("other", why))
         self._put(whole=False)
 
     def _attempt(self, part: str, make: Callable[[], Reason | None]) -> None:
         try:
             lacking = make()
         except ClvError as error:
-            lacking = Reason("other", str(error))
+            lacking = Reason("other", Note.why(error))
         if lacking is not None:
             parts = ("channels", "retention", "model") if part == "report" else (part,)
             self.missing |= dict.fromkeys(parts, lacking)
@@ -154,8 +167,8 @@ class _Work:
         found = changes(self.predictions, before, self.months)
         self.more["segment_before"] = groups.frame["segment_before"].to_numpy(object)
         self.tables |= {
-            "changes": {"before": found.before, "as_of": found.as_of, "notes": list(groups.notes),
-                        **_plain(found.whole)},
+            "changes": {"before": found.before, "as_of": found.as_of, **_plain(found.whole),
+                        "notes": [Note.kept(note) for note in groups.notes]},
             "rises": _rows(found.rises), "falls": _rows(found.falls),
             "migration": None if groups.moves is None else _rows(groups.moves),
         }  # fmt: skip
@@ -165,6 +178,7 @@ class _Work:
         from serving.loader import scores_of_version
 
         made = report(store, self.predictions, self.settings, spend=spend, scores=scores_of_version)
+        self.report = made
         self.tables |= {
             "figures": _rows(made.figures()), "segments": _rows(made.groups.table),
             "summary": _rows(made.worth.summary()),
@@ -174,6 +188,8 @@ class _Work:
             "tracking": made.tracking(), "slices": made.tested("slices"),
         }  # fmt: skip
         self.tables |= {name: _rows(one) for name, one in parts.items() if one is not None}
+        if made.scores:
+            self.tables["test"] = _test(made.scores)
         if made.channels is not None:
             self.tables["channels"] = _rows(made.channels.whole)
             about = made.channels.as_dict()
@@ -215,8 +231,16 @@ class _Work:
         told = campaigns.contacts(data, self.settings)
         self.more["last_contact"] = last_contacts(told, self.predictions["customer_id"])
         self.tables["campaigns"] = [
-            _plain(row) for row in overview.overview(store, told, self.settings.business.margin)
+            _plain(row | {"warnings": [Note.kept(each) for each in row["warnings"]]})
+            for row in overview.overview(store, told, self.settings.business.margin)
         ]
+
+    def _uplift(self, store: Store, folder: Path) -> None:
+        from serving.decisions.uplift import load, said
+
+        found = said(load(folder), self.predictions, store)
+        self.more["uplift_away"] = found.away
+        self.tables["uplift"] = found.as_dict()
 
     def _levels(self, table: pd.DataFrame, names: tuple[str, ...]) -> dict[str, list[str]]:
         """The values that a list may be asked by, sorted."""
@@ -230,6 +254,8 @@ class _Work:
 
     def _put(self, whole: bool) -> None:
         """Write what is known now; the file that says so comes last."""
+        if not whole and _whole(self.folder):
+            return  # done before, up to its pictures
         ids = self.predictions["customer_id"]
         columns.write(pd.DataFrame(self.more, index=ids.index), self.folder / "more.arrow")
         _json(self.tables, self.folder / "tables.json")
@@ -241,9 +267,20 @@ class _Work:
             "customers": len(self.predictions),
             "prospects": int(waiting(self.predictions).sum()), "unit": self.unit,
             "zone": self.zone, "source": self.inputs.table.name, "consents": self.channels,
-            "made": datetime.now(UTC).isoformat(timespec="seconds"), "missing": self.missing,
+            "pictures": list(self.languages) if self.report is not None else [],
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "missing": {part: [why.code, Note.kept(why.text)]
+                        for part, why in self.missing.items()},
         }  # fmt: skip
         _json(about, self.folder / ABOUT)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether all tables of a folder are worked out already."""
+    try:
+        return Prepared(folder).whole
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _before(as_of: str) -> Path | None:
@@ -273,6 +310,14 @@ def _figures(groups: Segmented) -> list[dict[str, Any]]:
         })
         for name, column, unit in told
     ]  # fmt: skip
+
+
+def _test(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """When the model was tested and on whom, and how sure its metrics are."""
+    told = {name: scores.get(name) for name in ("cutoff", "months", "customers", "intervals")}
+    held = [row["inside"] for row in scores.get("coverage") or () if row["group"] == "all"]
+    told |= {"intervals": told["intervals"] or {}, "inside": next(iter(held), None)}
+    return {name: _plain(value) for name, value in told.items()}
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -317,8 +362,9 @@ def main() -> int:
         os.nice(10)  # who asks the service comes first
     told = json.loads(sys.stdin.readline())
     threading.Thread(target=_until_alone, daemon=True).start()
-    config = Path(told["config"]) if told["config"] else None
-    return attempt(Inputs(Path(told["table"]), told["data"], config), Path(told["folder"]))
+    config, uplift = (Path(told[name]) if told[name] else None for name in ("config", "uplift"))
+    inputs = Inputs(Path(told["table"]), told["data"], config, uplift)
+    return attempt(inputs, Path(told["folder"]))
 
 
 def attempt(inputs: Inputs, folder: Path) -> int:
@@ -326,15 +372,15 @@ def attempt(inputs: Inputs, folder: Path) -> int:
     try:
         prepare(inputs, folder)
     except ClvError as error:
-        fail(folder, str(error).splitlines()[0])
+        fail(folder, Note.why(error))
         return error.exit_code
     except MemoryError:
-        fail(folder, "There is too little memory to work out the tables of the desk.")
+        fail(folder, Note.of("desk.waiting.memory"))
         return 1
     except Exception as error:
         if os.environ.get("CLV_DEBUG"):
             raise
-        fail(folder, f"Our fault ({type(error).__name__}); CLV_DEBUG=1 shows where.")
+        fail(folder, Note.of("desk.waiting.fault", kind=type(error).__name__))
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""The pages that are read: overview, customers, segments, what changed, channels, who stays.
+"""The pages that are read: overview, customers, segments, changes, channels, who stays, the model.
 
 Every number is one of those that were worked out (`serving.desk.prepared`); here they are only
 given the names by which the templates ask for them.
@@ -17,6 +17,8 @@ from serving.desk import pictures
 from serving.desk.frame import Page, Pages, Visit, link
 from serving.desk.prepared import Prepared
 from serving.reasons import cents
+from serving.views import shown
+from serving.views.language import Note
 from serving.views.retold import retold
 
 __all__ = ["PAGES"]
@@ -25,6 +27,10 @@ FOUND: Final = 20  # customers that a search lists
 SUGGESTED: Final = 8
 #: Of the table customers; how somebody is reached does not stand on a page.
 PROFILE: Final = ("acquired_at", "acquisition_channel", "country")
+#: Metrics in the order in which a reader asks: of sums, of each, of who is first, of who leaves.
+METRICS: Final = (
+    "bias", "wape", "mae", "capture_10", "normalised_gini", "auroc", "brier", "ece",
+)  # fmt: skip
 MOVED: Final = 10  # customers whose value rose most, or fell
 Row = Mapping[str, Any]
 
@@ -153,10 +159,11 @@ def segments(visit: Visit, found: Prepared) -> Response:
 
 def changes(visit: Visit, found: Prepared) -> Response:
     """What is new since the scoring before."""
-    moves = found.table("migration") or []
+    told, moves = found.table("changes"), found.table("migration") or []
     ends = [name for name in (moves[0] if moves else {}) if name not in ("from", "customers")]
     return visit.page(
-        "changes.html", found=found, changes=found.table("changes"), moves=moves, ends=ends,
+        "changes.html", found=found, changes=told, moves=moves, ends=ends,
+        notes=[Note.back(note) for note in told["notes"]] if told else [],
         rises=(found.table("rises") or [])[:MOVED], falls=(found.table("falls") or [])[:MOVED],
     )  # fmt: skip
 
@@ -172,14 +179,7 @@ def channels(visit: Visit, found: Prepared) -> Response:
         for row in found.table("channels") or ()
         if row["cohort"] == ALL
     ]
-    drawn = [
-        (row["channel"], row["ltv"], row["ltv_low"], row["ltv_high"], row["cac"])
-        for row in rows
-        if row["channel"] != ALL and row["ltv"] is not None
-    ]
-    return visit.page(
-        "channels.html", found=found, told=about, rows=rows, picture=pictures.spans(drawn)
-    )
+    return visit.page("channels.html", found=found, told=about, rows=rows)
 
 
 def retention(visit: Visit, found: Prepared) -> Response:
@@ -187,12 +187,36 @@ def retention(visit: Visit, found: Prepared) -> Response:
     told = found.table("retention") or {}
     again = _spans(told.get("ordered_again", {}))
     stayed = _spans(told.get("life", {}).get("stayed", {}))
-    return visit.page("retention.html", found=found, told=told, again=again, stayed=stayed)
+    # The share in the lead is that of the table below, where it has one.
+    lead = dict(again).get(int(told.get("months", 0)), [told.get("repeat_rate")])[0]
+    return visit.page(
+        "retention.html", found=found, told=told, again=again, stayed=stayed, lead=lead
+    )
 
 
 def _spans(told: Mapping[str, Sequence[float | None]]) -> list[tuple[int, Sequence[float | None]]]:
     """Shares with their intervals by months."""
     return [(int(months.removesuffix("m")), each) for months, each in told.items()]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A name by which 5 comes before 10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in name.split("_")]
+
+
+def model(visit: Visit, found: Prepared) -> Response:
+    """How the model did on a future that it had not seen, beside simpler ways."""
+    every = {row["metric"]: row for row in found.table("quality") or ()}
+    order = [name for name in METRICS if name in every]
+    rest = sorted(every.keys() - {*METRICS, "n"}, key=_natural)
+    named = [name for name in next(iter(every.values()), {}) if name != "metric"]
+    return visit.page(
+        "model.html", found=found, test=found.table("test"), track=found.table("tracking"),
+        ours={name: row[named[0]] for name, row in every.items()},
+        models=[shown.model(name, visit.say) for name in named],
+        rows=[(name, shown.kind(name), [every[name][one] for one in named])
+              for name in (*order, *rest)], first=len(order),
+    )  # fmt: skip
 
 
 PAGES: Pages = (
@@ -204,4 +228,5 @@ PAGES: Pages = (
     Page("/desk/changes", _shown(changes)),
     Page("/desk/channels", _shown(channels)),
     Page("/desk/retention", _shown(retention)),
+    Page("/desk/model", _shown(model)),
 )

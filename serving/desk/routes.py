@@ -22,8 +22,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from features.errors import ClvError
-from serving.desk import building, reading
+from serving.desk import building, gallery, reading
 from serving.desk.frame import (
+    DRAWN,
     LANGUAGE,
     PRIVATE,
     SAFE,
@@ -37,7 +38,7 @@ from serving.desk.frame import (
     warm,
 )  # fmt: skip
 from serving.desk.session import COOKIE, HOURS, Person, cookie_of, own_place, same_origin
-from serving.views.language import LANGUAGES
+from serving.views.language import LANGUAGES, Note
 
 __all__ = ["PAGES", "application"]
 
@@ -67,6 +68,7 @@ def application(desk: Desk) -> Starlette:
     own = _Frame(desk)
     routes = [
         Route("/desk/static/{name}", own.static, methods=["GET"]),
+        Route("/desk/picture/{language}/{name}", own.picture, methods=["GET"]),
         Route("/desk/sign", own.sign_in, methods=["POST"]),
         Route("/desk/leave", own.leave, methods=["POST"]),
         *(
@@ -146,7 +148,7 @@ class _Frame:
             try:
                 return await asyncio.wrap_future(work)
             except ClvError as error:
-                return visit.refused(503, "unready", why=str(error).splitlines()[0])
+                return visit.refused(503, "unready", why=visit.told(Note.why(error)))
         self.desk.metrics.refused("busy")
         response = visit.refused(503, "busy")
         response.headers["retry-after"] = "1"
@@ -211,6 +213,17 @@ class _Frame:
         kept = {"cache-control": f"public, max-age={YEAR}, immutable" if fresh else "no-cache"}
         return Response(data, 200, {**SAFE, **kept}, media_type=kind)
 
+    async def picture(self, request: Request) -> Response:
+        """A picture of a page, for those who may see the page."""
+        began, visit = time.perf_counter(), self._visit(request)
+        if visit.may("read"):
+            # Not among the pages: a page has several, and reading a file keeps nobody waiting.
+            response = await asyncio.to_thread(_picture, visit, **request.path_params)
+        else:
+            response = visit.go("/desk/sign")
+        self._count("/desk/picture", response, began)
+        return response
+
     async def sign_in(self, request: Request) -> Response:
         """Take a token and give a session for it."""
         began, visit = time.perf_counter(), self._visit(request)
@@ -246,8 +259,10 @@ class _Frame:
             await self._read(visit, request)
         except _RefusedError as refusal:
             return visit.refused(refusal.status, refusal.reason)
+        await asyncio.to_thread(self.desk.sessions.leave, visit.person)
         response = visit.go("/desk/sign")
         response.delete_cookie(COOKIE, path="/")
+        response.headers["clear-site-data"] = '"cache"'
         return response
 
     async def unrouted(self, request: Request, error: Exception) -> Response:
@@ -264,6 +279,18 @@ class _Frame:
         # As to nobody: what the pages of a visitor show beside may be what failed.
         visit = Visit(self.desk, Person(""), self._visit(request).language, "/")
         return visit.refused(500, "fault")
+
+
+def _picture(visit: Visit, language: str, name: str) -> Response:
+    known = visit.prepared and language in LANGUAGES and visit.prepared.pictures(language)
+    one = known.get(name.removesuffix(".svg")) if known and name.endswith(".svg") else None
+    raw = one and visit.prepared and gallery.read(visit.prepared.folder, language, name[:-4])
+    if not one or not raw:
+        return visit.refused(404, "missing")
+    fresh = visit.query.get("version") == one.version
+    # No longer than a session: a picture shows customers.
+    kept = {"cache-control": f"private, max-age={HOURS * 3_600}" if fresh else "no-store"}
+    return Response(raw, 200, {**DRAWN, **kept}, media_type="image/svg+xml")
 
 
 def _encrypted(scheme: str, headers: Headers) -> bool:

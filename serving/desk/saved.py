@@ -28,7 +28,6 @@ from typing import Any, Final
 import pandas as pd
 
 from features.errors import InputError
-from serving.batch import replacing
 from serving.decisions import audiences, files
 from serving.decisions.known import Known
 from serving.decisions.listing import Asked, List, audience_of, parts_of
@@ -36,6 +35,7 @@ from serving.decisions.listing import save as write
 from serving.decisions.targets import consenting
 from serving.desk.lists import Choices
 from serving.desk.prepared import Prepared
+from serving.writing import replacing
 from training import audit, tracking
 
 __all__ = ["DOWNLOADS", "NAME", "Saved", "delete", "download", "every", "find", "forget", "save"]

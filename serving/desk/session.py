@@ -2,21 +2,25 @@
 
 The cookie holds the token's name, a mark of its digest, a random id and an end, never the token. A
 session lives as long as its token does: one that is revoked or expires takes its sessions along.
+Who signs out ends it for all workers: a mark in a folder of the home stands until it would have.
 On loopback, where the API asks for no token, whoever is there is let in, as to the API.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import math
+import os
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -63,14 +67,19 @@ class Sessions:
     key : a secret, the same in all workers.
     tokens : who may come in.
     clock : seconds since 1970.
+    ended : the folder that remembers who signed out; without one a cookie is good until its end.
     """
 
     def __init__(
-        self, key: bytes, tokens: Keeper | None, clock: Callable[[], float] = time.time
+        self,
+        key: bytes,
+        tokens: Keeper | None,
+        clock: Callable[[], float] = time.time,
+        ended: Path | None = None,
     ) -> None:
         # Another purpose, another key: what seals models signs nothing else.
         self._key = hmac.digest(key, b"clv desk: sessions", "sha256")
-        self._tokens, self._clock = tokens, clock
+        self._tokens, self._clock, self._ended = tokens, clock, ended
 
     @property
     def open(self) -> bool:
@@ -115,7 +124,7 @@ class Sessions:
                                                        signature.encode())):  # fmt: skip
             return None
         told = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        if told["until"] < self._clock():
+        if told["until"] < self._clock() or self._left(told["id"]):
             return None
         if "name" not in told or self._tokens is None:
             return self._person(told["id"], None)
@@ -123,6 +132,26 @@ class Sessions:
         if token is None or not hmac.compare_digest(token.sha256[:MARK], told["mark"]):
             return None
         return self._person(told["id"], token)
+
+    def leave(self, person: Person) -> None:
+        """End a session before its time; of strangers, who have none to end, nothing is kept."""
+        if self._ended is None or person.role is None:
+            return
+        with contextlib.suppress(OSError):  # the browser forgets its cookie all the same
+            self._ended.mkdir(mode=0o700, parents=True, exist_ok=True)
+            now = self._clock()
+            mark = self._mark(self._ended, person.id)
+            mark.touch(mode=0o600)
+            os.utime(mark, (now, now))
+            for each in self._ended.iterdir():
+                if each.stat().st_mtime < now - HOURS * 3_600:
+                    each.unlink(missing_ok=True)
+
+    def _left(self, own: str) -> bool:
+        return self._ended is not None and self._mark(self._ended, own).exists()
+
+    def _mark(self, ended: Path, own: str) -> Path:
+        return ended / hashlib.sha256(own.encode()).hexdigest()
 
     def proof(self, person: Person) -> str:
         """What a form of this session carries, so that no other site can send it (CSRF)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving.batch import replacing
+from serving.writing import replacing
 from training import pages, sections
 from training.judgement import Judgement
 from training.pages import Document, Section, Text

@@ -6,7 +6,6 @@ Rows go to disk as they are written: a large base takes little memory, and no ro
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,29 +18,30 @@ from typing import Any, Final
 import pandas as pd
 
 from features.errors import InputError
-from serving import batch
+from serving import writing
 from serving.decisions import files
-from serving.views import shown
+from serving.views import paper, shown
+from serving.views.columns import LINE, UNITS, WIDE, Column, formats, measured
 from serving.views.language import Words, words
 
 __all__ = ["Chart", "Image", "Part", "Sheet", "write"]
 
-INK, QUIET, HEAD, LINE = "#1F2328", "#57606A", "#E8EEF4", "#C9D0D8"
 #: Told apart by people who do not see all colours, and in print (Okabe and Ito 2008).
 SERIES: Final = ("#0072B2", "#D55E00", "#00805C", "#B0578A", "#2C86BF", "#A06E00")
 MARKERS: Final = ("circle", "square", "triangle", "diamond", "x", "star")
 PALE, DARK = "#F4F8FB", "#7FB3D5"
-KINDS: Final = {
-    "money": "#,##0.00", "count": "#,##0", "number": "#,##0.00", "share": "0.0%", "fine": "0.0000",
-    "date": "",
-}  # fmt: skip
 LAST: Final = 1 << 20  # beyond any column
 LONGEST: Final = 32_767  # characters of a cell
-NARROW, WIDE = 14, 44  # characters of a column
-HIGH: Final = 15  # points of a line
+#: Points of a line. Not the usual 15, which is not written, and programs then choose their own.
+HIGH: Final = 15.75
 TALL: Final = 16  # rows that a chart covers
-ROW = 20  # pixels of a row
+ROW: Final = 21  # pixels of a row
+CHART: Final = 560  # pixels that a chart is wide
 PICTURE: Final = 600  # pixels that a picture is wide
+GAP: Final = 20  # pixels between two of them
+ABREAST: Final = 2  # pictures beside one another
+UNTOUCHED: Final = 8.43  # characters of a column that nobody has set
+LETTER: Final = 6  # pixels of a letter in a text, on average
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ def write(
         Another ending, more rows or longer text than a worksheet takes, a place not to be written.
     """
     say = say or words()
-    batch.require_writable(out, (".xlsx",))
+    writing.require_writable(out, (".xlsx",))
     for sheet in sheets:
         _require(sheet, say)
     rows: dict[str, int] = {}
     with _opened(out, say) as book:
-        formats = _formats(book, say)
+        looks = formats(book, say)
         for done, sheet in enumerate(sheets):
-            page = _Page(book, formats, sheet, say, drawn or {})
+            page = _Page(book, looks, sheet, say, drawn or {})
             page.fill(lead)
             rows[page.name] = sum(len(part.frame) for part in sheet.parts if part.frame is not None)
             if progress:
@@ -164,44 +164,10 @@ def _opened(out: Path, say: Words) -> Iterator[Any]:
         "strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False,
         "constant_memory": True,
     }  # fmt: skip
-    with batch.replacing(out) as temporary, xlsxwriter.Workbook(str(temporary), plain) as book:
+    with writing.replacing(out) as temporary, xlsxwriter.Workbook(str(temporary), plain) as book:
         # The moment of writing would make equal workbooks differ.
         book.set_properties({"title": say("workbook.title"), "created": datetime(2000, 1, 1)})
         yield book
-
-
-def _formats(book: Any, say: Words) -> dict[str, Any]:
-    look = {"font_color": INK, "valign": "top"}
-    ruled = look | {"bottom": 1, "bottom_color": LINE}
-    head = ruled | {"bold": True, "bg_color": HEAD, "text_wrap": True, "valign": "bottom"}
-    beside = ruled | {"num_format": "@", "align": "left", "indent": 1}
-    made = {
-        "title": book.add_format(look | {"bold": True, "font_size": 16}),
-        "lead": book.add_format({"font_color": QUIET}),
-        "do": book.add_format(look | {"bold": True}),
-        "part": book.add_format(look | {"bold": True, "font_size": 12}),
-        "missing": book.add_format({"font_color": "#7A1F1F", "italic": True}),
-        "text": book.add_format(beside | {"text_wrap": True}),
-        "loose": book.add_format(beside),
-        "left": book.add_format(head | {"align": "left", "indent": 1}),
-        "right": book.add_format(head | {"align": "right"}),
-    }  # fmt: skip
-    # The language's own decimal sign and order of a day, wherever the sheet is opened.
-    kinds = {k: say("form.sheets") + form for k, form in KINDS.items()}
-    kinds["date"] = say("form.sheets") + say("form.date_of_sheets")
-    return made | {k: book.add_format(ruled | {"num_format": f}) for k, f in kinds.items()}
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A column of a table as it is written."""
-
-    heading: str
-    number: bool
-    wraps: bool
-    width: int  # characters
-    look: Any
-    values: list[Any]
 
 
 @dataclass
@@ -214,57 +180,92 @@ class _Page:
     say: Words
     drawn: Mapping[str, Image]
     row: int = 0
-    widths: dict[int, int] = field(default_factory=dict)
+    widths: dict[int, int] = field(default_factory=dict)  # characters of each column
+    head: int = 0  # row of the newest table's headings
+    across: int = 0  # pixels to the end of what is widest
+    used: int = 0  # pixels of the rows so far
+    blocks: list[paper.Block] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.name = self.say(f"workbook.{self.sheet.name}")
         self.page = self.book.add_worksheet(self.name)
+        self.page.set_default_row(HIGH)
 
     def fill(self, lead: str) -> None:
-        self.line(self.name, "title")
-        self.line(lead, "lead")
-        self.line(self.sheet.lead, "lead")
+        columns = [self._columns(part) for part in self.sheet.parts]
+        self.across = self._across(columns)
+        self.line(self.name, "title", 1.6)
+        for text in (lead, self.sheet.lead):
+            self.lines(text, "lead")
         for step in self.sheet.steps:
-            self.line(f"→ {step}", "do")
-        for part in self.sheet.parts:
-            self.row += 1
-            self.part(part)
+            self.lines(f"→ {step}", "do")
+        begin = 0  # the first table stays with the title
+        for part, made in zip(self.sheet.parts, columns, strict=True):
+            self.next()
+            self.part(part, made, begin)
+            begin = self.row
         self.finish()
 
-    def line(self, text: str, look: str) -> None:
-        if look in ("title", "part"):
-            self.page.set_row(self.row, 1.6 * HIGH if look == "title" else 1.2 * HIGH)
-        self.page.write_string(self.row, 0, text[:LONGEST], self.formats[look])
+    def _across(self, columns: Sequence[Sequence[Column]]) -> int:
+        """Widths that suit all tables below one another; the pixels of what is widest."""
+        for made in columns:
+            for j, one in enumerate(made):
+                self.widths[j] = max(self.widths.get(j, 0), one.width)
+        wide = [0]
+        for part, made in zip(self.sheet.parts, columns, strict=True):
+            before = sum(paper.pixels(self.widths[j]) for j in range(len(made) - 1))
+            if made:
+                last = LETTER * made[-1].letters + GAP
+                wide.append(before + max(last, paper.pixels(self.widths[len(made) - 1])))
+            aside = len([name for name in part.pictures if name in self.drawn])
+            wide += [len(part.charts) * (CHART + GAP), min(aside, ABREAST) * (PICTURE + GAP)]
+        return max(wide)
+
+    def next(self, high: float = 1.0) -> None:
+        """The row is done, which was so many lines high."""
+        if high != 1.0:
+            self.page.set_row(self.row, HIGH * high)
+        self.used += round(ROW * high)
         self.row += 1
 
-    def part(self, part: Part) -> None:
+    def line(self, text: str, look: str, high: float = 1.0) -> None:
+        self.page.write_string(self.row, 0, text[:LONGEST], self.formats[look])
+        self.next(high)
+
+    def lines(self, text: str, look: str) -> None:
+        """A text as long as the sheet is wide, on as many rows as it takes."""
+        for part in wrap(text, max(self.across // LETTER, WIDE * ABREAST), break_on_hyphens=False):
+            self.line(part, look)
+
+    def block(self, begin: int) -> None:
+        """What was written since the last block stays together in print."""
+        self.blocks.append(paper.Block(begin, self.used))
+        self.used = 0
+
+    def part(self, part: Part, columns: Sequence[Column], begin: int) -> None:
         if not self.sheet.long:
-            self.line(self.say(f"workbook.{part.title}"), "part")
+            self.line(self.say(f"workbook.{part.title}"), "part", 1.2)
         if part.frame is None or part.frame.empty:
             if part.empty and part.frame is not None:
-                self.line(part.empty, "lead")
+                self.lines(part.empty, "lead")
             else:
                 what = self.say.told(part.missing)
-                self.line(self.say("workbook.missing", what=what), "missing")
+                self.lines(self.say("workbook.missing", what=what), "missing")
+            self.block(begin)
             return
-        head = self.row
-        self.table(part, part.frame)
+        head = self.head = self.row
+        self.table(part, part.frame, columns)
         for note in part.notes:
-            self.line(self.say.told(note), "lead")
-        if part.charts:
-            self.row += 1
-            for place, chart in enumerate(part.charts):
-                self.chart(chart, part, head, place)
-            self.row += TALL
+            self.lines(self.say.told(note), "lead")
+        self.block(begin)
+        self.charts(part, head)
         self.images([self.drawn[name] for name in part.pictures if name in self.drawn])
 
-    def table(self, part: Part, frame: pd.DataFrame) -> None:
+    def table(self, part: Part, frame: pd.DataFrame, columns: Sequence[Column]) -> None:
         """Heading and rows. A column `unit`, the last, says how rows are shown."""
         units = None
-        if "unit" in frame:
-            units = [self.formats[unit] for unit in frame["unit"]]
-            frame = frame.drop(columns="unit")
-        columns = [self._column(part, frame, j) for j in range(frame.shape[1])]
+        if UNITS in frame:
+            units = [self.formats[unit] for unit in frame[UNITS]]
         head = self.row
         self._heads(columns)
         self._rows(columns, units)
@@ -280,53 +281,38 @@ class _Page:
             self.page.repeat_rows(head)
             self.page.print_area(0, 0, *last)
 
-    def _column(self, part: Part, frame: pd.DataFrame, place: int) -> _Column:
-        values, name = frame.iloc[:, place], str(frame.columns[place])
-        heading, kind = part.heading(place, self.say), part.kind or shown.kind(name)
-        if kind == "date":
-            cells = [_day(value) for value in values]
-            return _Column(heading, True, False, NARROW, self.formats[kind], cells)
-        number = bool(pd.api.types.is_numeric_dtype(values.dtype))
-        # Text at a table's end has room to its right, and need not make a column wide or high.
-        wraps = not number and place < frame.shape[1] - 1
-        width = NARROW
-        if wraps or (self.sheet.long and not number):
-            longest = values.head(1_000).map(lambda v: len(v) if isinstance(v, str) else 0).max()
-            width = max(NARROW, min(int(longest) + 3, WIDE))
-        # The words of a heading are never cut.
-        width = max(width, min(max(map(len, re.split(r"[\s,]+", heading))) + 4, WIDE))
-        look = kind if number else "text" if wraps else "loose"
-        cells = values.astype(object).where(values.notna(), None).tolist()
-        return _Column(heading, number, wraps, width, self.formats[look], cells)
+    def _columns(self, part: Part) -> list[Column]:
+        if part.frame is None or part.frame.empty:
+            return []
+        frame, made = part.frame.drop(columns=UNITS, errors="ignore"), list[Column]()
+        for j, name in enumerate(frame):
+            kind = "money" if UNITS in part.frame else part.kind or shown.kind(str(name))
+            last = j == frame.shape[1] - 1
+            heading = part.heading(j, self.say)
+            made.append(measured(heading, frame.iloc[:, j], kind, last=last, long=self.sheet.long))
+        return made
 
-    def _heads(self, columns: Sequence[_Column]) -> None:
+    def _heads(self, columns: Sequence[Column]) -> None:
         # Who reads the sheet elsewhere than in Excel keeps the heights that it was given.
-        for j, column in enumerate(columns):
-            self.widths[j] = max(self.widths.get(j, NARROW), column.width)
-        self.page.set_row(
-            self.row, HIGH * max(_lines(c.heading, self.widths[j]) for j, c in enumerate(columns))
-        )
-        for j, column in enumerate(columns):
-            look = self.formats["right" if column.number else "left"]
-            self.page.write_string(self.row, j, column.heading, look)
-        self.row += 1
+        for j, one in enumerate(columns):
+            look = self.formats["right" if one.number else "left"]
+            self.page.write_string(self.row, j, one.heading, look)
+        self.next(max(paper.lines(c.heading, self.widths[j]) for j, c in enumerate(columns)))
 
-    def _rows(self, columns: Sequence[_Column], units: Sequence[Any] | None) -> None:
+    def _rows(self, columns: Sequence[Column], units: Sequence[Any] | None) -> None:
         # Most text is short: only columns with a long one are looked at row by row.
         wrapped = [
-            (j, column.width) for j, column in enumerate(columns)
-            if column.wraps and any(len(str(cell or "")) > column.width - 2 or "\n" in str(cell)
-                                    for cell in column.values)
+            (j, self.widths[j]) for j, one in enumerate(columns)
+            if one.wraps and any(len(str(cell or "")) > self.widths[j] - 2 or "\n" in str(cell)
+                                 for cell in one.values)
         ]  # fmt: skip
-        rows = zip(*(column.values for column in columns), strict=True)
+        rows = zip(*(one.values for one in columns), strict=True)
         for i, cells in enumerate(rows):
-            if wrapped:
-                tall = max(_lines(str(cells[j] or ""), width) for j, width in wrapped)
-                self.page.set_row(self.row, HIGH * tall)
-            for j, (value, column) in enumerate(zip(cells, columns, strict=True)):
-                look = units[i] if units and column.number else column.look
-                self.cell(j, value, look, column.number)
-            self.row += 1
+            for j, (value, one) in enumerate(zip(cells, columns, strict=True)):
+                look = units[i] if units and one.number else self.formats[one.look]
+                self.cell(j, value, look, one.number)
+            tall = (paper.lines(str(cells[j] or ""), width) for j, width in wrapped)
+            self.next(max(tall, default=1))
 
     def cell(self, column: int, value: Any, look: Any, number: bool) -> None:
         if value is None or value == "":
@@ -335,6 +321,18 @@ class _Page:
             self.page.write_number(self.row, column, value, look)
         else:
             self.page.write_string(self.row, column, str(value), look)
+
+    def charts(self, part: Part, head: int) -> None:
+        """Charts beside one another, below their table."""
+        if not part.charts:
+            return
+        begin = self.row
+        self.next()
+        for place, chart in enumerate(part.charts):
+            self.chart(chart, part, head, place)
+        for _ in range(TALL):
+            self.next()
+        self.block(begin)
 
     def chart(self, chart: Chart, part: Part, head: int, place: int) -> None:
         made = self.book.add_chart({"type": chart.kind})
@@ -352,8 +350,9 @@ class _Page:
         made.set_x_axis(self._axis(chart, chart.x, False))
         made.set_y_axis(self._axis(chart, chart.y[0], True))
         made.set_legend({"position": "bottom"} if len(chart.y) > 1 else {"none": True})
-        made.set_size({"width": 560, "height": TALL * ROW - 10})
-        self.page.insert_chart(self.row, 0, made, {"x_offset": place * 580, "object_position": 3})
+        made.set_size({"width": CHART, "height": TALL * ROW - 10})
+        at = {"x_offset": place * (CHART + GAP), "object_position": 3}
+        self.page.insert_chart(self.row, 0, made, at)
 
     def _axis(self, chart: Chart, name: str, number: bool) -> dict[str, Any]:
         look: dict[str, Any] = {
@@ -372,34 +371,54 @@ class _Page:
         return look
 
     def images(self, drawn: Sequence[Image]) -> None:
-        """Pictures beside one another, below what is there."""
-        if not drawn:
-            return
-        self.row += 1
-        aside = tallest = 0
-        for image in drawn:
-            width, height = image.size
-            scale = PICTURE / width
-            self.page.insert_image(
-                self.row, 0, "picture.png",
-                {"image_data": BytesIO(image.png), "description": image.alt, "x_offset": aside,
-                 "x_scale": scale, "y_scale": scale, "object_position": 3},
-            )  # fmt: skip
-            aside += PICTURE + 20
-            tallest = max(tallest, int(height * scale))
-        self.row += -(-tallest // ROW) + 1
+        """Pictures by twos, below what is there."""
+        for first in range(0, len(drawn), ABREAST):
+            begin, tallest = self.row, 0
+            self.next()
+            for place, image in enumerate(drawn[first : first + ABREAST]):
+                width, height = image.size
+                scale = PICTURE / width
+                self.page.insert_image(
+                    self.row, 0, "picture.png",
+                    {"image_data": BytesIO(image.png), "description": image.alt,
+                     "x_offset": place * (PICTURE + GAP), "x_scale": scale, "y_scale": scale,
+                     "object_position": 3},
+                )  # fmt: skip
+                tallest = max(tallest, int(height * scale))
+            for _ in range(-(-tallest // ROW) + 1):
+                self.next()
+            self.block(begin)
 
     def finish(self) -> None:
         for column, width in self.widths.items():
             self.page.set_column(column, column, width)
-        if not self.sheet.long:
-            self.page.freeze_panes(1, 0)
         self.page.hide_gridlines(2)
-        self.page.set_landscape()
         self.page.set_paper(9)
-        self.page.set_margins(left=0.4, right=0.4, top=0.5, bottom=0.6)
-        self.page.fit_to_pages(1, 0)
+        self.page.set_margins(**paper.MARGINS)
         self.page.set_footer(f"&L&A&R{self.say('workbook.page')} &P / &N")
+        if self.sheet.long:
+            self.page.set_landscape()
+            self.page.fit_to_pages(1, 0)
+            return
+        self.page.freeze_panes(1, 0)
+        last, width = self._edge()
+        told = paper.layout(self.blocks, width)
+        if told.landscape:
+            self.page.set_landscape()
+        self.page.set_print_scale(told.scale)
+        self.page.set_h_pagebreaks(list(told.breaks))
+        self.page.print_area(0, 0, self.row, last)
+        if self.blocks[-1].height > told.page:
+            self.page.repeat_rows(self.head)  # from there on, to the sheet's end
+
+    def _edge(self) -> tuple[int, int]:
+        """The column in which the sheet's width ends, and the pixels to its end."""
+        column = -1
+        wide = 0
+        while wide < self.across or column < 0:
+            column += 1
+            wide += paper.pixels(self.widths.get(column, UNTOUCHED))
+        return column, wide
 
 
 def _marker(k: int, size: int) -> dict[str, Any]:
@@ -413,11 +432,6 @@ def _day(value: Any) -> int | None:
     if not isinstance(value, str) or not value:
         return None
     return (date.fromisoformat(value[:10]) - date(1899, 12, 30)).days
-
-
-def _lines(text: str, width: int) -> int:
-    """Lines that a text takes in a column of so many characters, at most ten."""
-    return min(sum(len(wrap(line, width - 2)) or 1 for line in text.split("\n")), 10)
 
 
 def _range(top: int, left: int, bottom: int, right: int) -> str:

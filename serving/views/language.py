@@ -73,6 +73,29 @@ class Note(str):
         made.key, made.holes = key, holes
         return made
 
+    @staticmethod
+    def kept(text: str) -> str | dict[str, Any]:
+        """A text as JSON has it, a note with all that it knows; `back` reads it."""
+        if isinstance(text, Note):
+            return {"key": text.key, "holes": dict(text.holes), "text": str(text)}
+        return str(text)
+
+    @staticmethod
+    def back(told: str | Mapping[str, Any]) -> str:
+        """The text that `kept` gave: a note where it was one that this release has words for."""
+        if isinstance(told, str):
+            return told
+        try:
+            return Note.of(told["key"], **told["holes"])
+        except LookupError:
+            return str(told["text"])
+
+    @staticmethod
+    def why(error: Exception) -> str:
+        """What an error says, a note where it was raised with one."""
+        said = error.args[0] if error.args else ""
+        return said if isinstance(said, Note) else str(error)
+
 
 @dataclass(frozen=True, eq=False)
 class Words:

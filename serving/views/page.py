@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from serving import batch
+from serving import writing
 from serving.decisions.report import Report
 from serving.views import shown, workbook
 from serving.views.cells import Chart, Part, Sheet
@@ -49,11 +49,11 @@ def write(
     InputError
         Another ending, a place that cannot be written.
     """
-    batch.require_writable(out, (".html",))
+    writing.require_writable(out, (".html",))
     say = say or words()
     told = document(made, say, progress, drawn)
     text = pages.html(told, say.language, say("workbook.contents"))
-    with batch.replacing(out) as temporary:
+    with writing.replacing(out) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return {section.title: len(section.blocks) for section in told.sections}
 

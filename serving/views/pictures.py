@@ -19,6 +19,7 @@ from serving.views import shown
 from serving.views.cells import Image
 from serving.views.language import Words
 from training import charts, curves, drawing, plots, portraits
+from training.compared import OURS
 from training.grid import NAMES
 
 if TYPE_CHECKING:
@@ -45,14 +46,19 @@ class Drawing:
         made.set_layout_engine("none")
         return made
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height on a screen, in pixels."""
+        width, height = (round(SCREEN * float(side)) for side in self.figure.get_size_inches())
+        return width, height
+
     def svg(self) -> str:
         """As SVG."""
         return drawing.svg(self.figure)
 
     def image(self) -> Image:
         """As PNG."""
-        width, height = (round(SCREEN * float(side)) for side in self.figure.get_size_inches())
-        return Image(drawing.png(self.figure), self.alt, (width, height))
+        return Image(drawing.png(self.figure), self.alt, self.size)
 
 
 def drawings(made: Report, say: Words) -> dict[str, Drawing]:
@@ -162,7 +168,8 @@ def _gain(made: Report, say: Words) -> Drawing | None:
     told, said = made.curves(), say.labels("gain", curves.GainLabels)
     if told is None:
         return None
-    gains = {shown.model(name, say): one for name, one in told.gains.items()}
+    ranked = sorted(told.gains, key=lambda name: (name != OURS, name))  # as in the table of scores
+    gains = {shown.model(name, say): told.gains[name] for name in ranked}
     return _drawing(
         say, said.title, said.customers, said.value,
         lambda: curves.gain_drawn(told.perfect, gains, told.deciles.customers, labels=said,

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from features.errors import InputError
-from serving.batch import replacing
 from serving.decisions import files
 from serving.decisions.cohorts import ALL
 from serving.decisions.retained import AGAIN, Retained
 from serving.decisions.retention import FEWEST
 from serving.decisions.survival import MONTH, Curve, Share
 from serving.decisions.words import table as aligned
+from serving.writing import replacing
 from training import charts, pages
 from training.charts import Step
 from training.drawing import svg

@@ -18,8 +18,9 @@ from serving.decisions.cohorts import ALL
 from serving.decisions.report import Report
 from serving.views import cells, shown
 from serving.views.cells import Chart, Part, Sheet
-from serving.views.language import Words, words
+from serving.views.language import Note, Words, words
 from serving.views.pictures import Drawing, drawings
+from training import slices
 
 __all__ = ["lead", "sheets", "terminal", "write"]
 
@@ -28,7 +29,8 @@ FEW, SOME = 20, 50  # customers that a reader's sheet shows
 #: The columns of channels by what they tell, so that each table fits a printed page.
 CHANNELS: Final = (
     ("part.channels", "spend|fees|cost|signups|customers|cpa|cac|note"),
-    ("part.ltv", "realised_.*|ltv_\\d+m.*"),
+    ("part.realised", "realised_.*"),
+    ("part.ltv", "ltv_\\d+m.*"),
     ("part.return", "ltv_to_cac.*|roi.*|payback.*"),
     ("part.ahead", "ahead_.*"),
     ("part.again", "repeat.*|retention.*"),
@@ -306,8 +308,14 @@ def _tested(made: Report) -> tuple[Part, ...]:
     for name, title, columns in picked:
         frame = made.tested(name)
         if frame is not None:
-            parts.append(Part(title, _picked(frame, columns)))
+            parts.append(Part(title, _picked(frame, columns), notes=_untold(frame)))
     return tuple(parts)
+
+
+def _untold(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Why some rows hold no figures."""
+    few = "small" in frame and bool(frame["small"].any())
+    return (Note.of("notes.small", least=slices.LEAST),) if few else ()
 
 
 def terminal(made: Report, out: Path, rows: dict[str, int], say: Words) -> str:

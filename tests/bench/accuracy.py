@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from features.reading import find_settings, read, with_horizons
 from features.settings import Business, Settings
 from features.simulate import BENCH_AS_OF, bench, write
 from features.spine import instant
@@ -17,7 +18,6 @@ from serving import words
 from training import leaderboard, metrics
 from training.backtest import OURS, Judgement, backtest
 from training.fitting import fit
-from training.run import find_settings, read, with_horizons
 from training.samples import gather
 
 

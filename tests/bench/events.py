@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from features import tables
+from features.reading import find_settings, with_horizons
 from features.settings import Settings
 from features.simulate import shop
 from features.spine import instant
 from features.store import Store
 from training import leaderboard
 from training.backtest import OURS, backtest
-from training.run import find_settings, with_horizons
 
 CUTOFF = "2025-07-01"  # a year before the shop's history ends
 

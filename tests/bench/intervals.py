@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from features.reading import Data, read, with_horizons
 from features.settings import Business, Settings, parse
 from features.simulate import BENCH_AS_OF, bench
 from features.spine import instant
 from training import leaderboard
 from training.backtest import PLAIN, Judgement, backtest
 from training.baselines import BASELINES
-from training.run import Data, read, with_horizons
 
 __all__ = ["intervals"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from scipy.special import logit
 
+from features.reading import read
 from features.settings import Settings
 from serving.reasons import column
 from training.drivers import drivers
 from training.fitting import fit
 from training.reasons import explain, explain_churn
-from training.run import read
 from training.samples import gather
 
 MONTHS = 12

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from features.reading import read, with_horizons
 from features.settings import Settings, parse
 from features.simulate import BENCH_AS_OF, bench, write
 from features.spine import instant
 from training.fitting import fit, rehearse
 from training.intervals import total
-from training.run import read, with_horizons
 from training.samples import gather
 
 __all__ = ["small", "totals"]
